@@ -1,0 +1,1 @@
+"""Networks that turn an aligned crop into an embedding."""

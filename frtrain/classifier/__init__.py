@@ -1,0 +1,1 @@
+"""The class-weight engine: owns the class centres and evaluates any head over all classes."""

@@ -1,0 +1,1 @@
+"""The verbs of `python -m frtrain VERB`, one thin file each."""

@@ -1,0 +1,1 @@
+"""Sources of labelled faces, augmentation, deterministic order and loading."""

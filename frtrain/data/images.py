@@ -1,0 +1,93 @@
+"""Image files to RGB pixels: the one place where frtrain decodes."""
+
+from __future__ import annotations
+
+import io
+import os
+import warnings
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from frtrain.errors import ImageError
+
+EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp"})
+MAX_PIXELS = 100_000_000
+"""Images above this many pixels are refused: decoding would take over 300 MB and is more often an attack or a mistake."""
+
+Image.MAX_IMAGE_PIXELS = None  # the limit is ours, checked on the header before a pixel is decoded
+
+
+def is_image_path(path: Path) -> bool:
+    """Whether the name has the extension of an image format that frtrain reads (any case, not hidden)."""
+    return path.suffix.lower() in EXTENSIONS and not path.name.startswith(".")
+
+
+def read_image(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
+    """Read a file as RGB, `uint8 [H, W, 3]`.
+
+    Grey, palette, CMYK, 16-bit and alpha images are converted (alpha over black is dropped as the encoder left the
+    colours); of an animation the first frame is taken; the EXIF orientation is applied.
+
+    Raises:
+        ImageError: the file is missing, empty, truncated, not an image, or larger than `MAX_PIXELS`.
+    """
+    try:
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise ImageError(path, f"cannot be read ({error.strerror or error})") from None
+    return decode_image(data, path)
+
+
+def decode_image(data: bytes, path: str | os.PathLike[str]) -> NDArray[np.uint8]:
+    """Decode an encoded image; `path` only names it in errors. See `read_image`."""
+    if not data:
+        raise ImageError(path, "is empty (0 bytes)")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(io.BytesIO(data)) as image:
+                width, height = image.size
+                if width * height > MAX_PIXELS:
+                    raise ImageError(path, f"is enormous ({width}x{height}; the limit is {MAX_PIXELS:,} pixels)")
+                return _to_rgb(image)
+    except UnidentifiedImageError:
+        raise ImageError(path, "is not an image") from None
+    except ImageError:
+        raise
+    except (OSError, SyntaxError, ValueError, EOFError, MemoryError, IndexError, TypeError) as error:
+        # Pillow's decoders report damage with any of these.
+        raise ImageError(path, f"is damaged ({error})") from None
+
+
+def _to_rgb(image: Image.Image) -> NDArray[np.uint8]:
+    image.load()
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I") or image.mode == "F":
+        return _grey_to_rgb(np.asarray(image))
+    return np.array(image.convert("RGB"), dtype=np.uint8)
+
+
+def _grey_to_rgb(values: NDArray[np.generic]) -> NDArray[np.uint8]:
+    """High-bit-depth grey: 16-bit values are scaled by 1/257, so that white stays white."""
+    wide = values.astype(np.float64)
+    scale = 257.0 if wide.max(initial=0.0) > 255 else 1.0
+    grey = np.clip(np.rint(wide / scale), 0, 255).astype(np.uint8)
+    return np.repeat(grey[:, :, None], 3, axis=2)
+
+
+def write_png_or_jpeg(path: Path, image: NDArray[np.uint8], quality: int = 95) -> None:
+    """Write RGB `uint8 [H, W, 3]` by the extension of `path`, aside and renamed, so that no half file can stay.
+
+    Raises:
+        OSError: the folder cannot be written or is full.
+    """
+    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    options = {"format": "PNG"} if path.suffix.lower() == ".png" else {"format": "JPEG", "quality": quality}
+    try:
+        Image.fromarray(image).save(aside, **options)
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)

@@ -1,0 +1,1 @@
+"""Trained models as users consume them."""

@@ -1,0 +1,1 @@
+"""Verification protocols, metrics, pictures and reports."""

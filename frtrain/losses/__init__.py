@@ -1,0 +1,1 @@
+"""Loss heads: each a page with its formula."""

@@ -1,0 +1,79 @@
+"""Checking configuration values against types: every complaint names the full key and, where it can, the right one.
+
+The types of this module serve both the fixed sections (`frtrain.config`) and the parameters of registered components
+(`frtrain.registry`), so a bound such as "margin >= 0" is written once, where the parameter is declared.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, TypeVar
+
+from annotated_types import Ge, Gt, Interval
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from frtrain.errors import ConfigError
+
+Positive = Annotated[float, Gt(0)]
+NonNegative = Annotated[float, Ge(0)]
+AtLeastOne = Annotated[float, Ge(1)]
+Fraction = Annotated[float, Interval(ge=0, le=1)]
+FractionBelowOne = Annotated[float, Interval(ge=0, lt=1)]
+PositiveInt = Annotated[int, Gt(0)]
+NonNegativeInt = Annotated[int, Ge(0)]
+
+
+class Section(BaseModel):
+    """A fixed part of the configuration: frozen, strictly typed, no unknown keys."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, protected_namespaces=())
+
+
+SectionType = TypeVar("SectionType", bound=BaseModel)
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return `; did you mean 'x'?` for the known name closest to `name`, or an empty string."""
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f"; did you mean '{close[0]}'?" if close else ""
+
+
+def parse(model: type[SectionType], values: Mapping[str, Any], path: str = "") -> SectionType:
+    """Build `model` from plain values.
+
+    Args:
+        model: the pydantic model that states names, types and bounds.
+        values: nested plain containers (dict, list, str, int, float, bool, None).
+        path: dotted key under which `values` stands in the whole configuration, for messages.
+
+    Raises:
+        ConfigError: with one line per wrong key, each naming the full dotted key.
+    """
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        lines = [_explain(model, item, path) for item in error.errors()]
+        raise ConfigError("\n".join(dict.fromkeys(lines))) from None
+
+
+def _explain(model: type[BaseModel], item: Any, path: str) -> str:
+    location = [str(part) for part in item["loc"]]
+    key = ".".join(filter(None, [path, *location]))
+    if item["type"] == "extra_forbidden":
+        known = _fields_at(model, location[:-1])
+        return f"{key}: unknown key{nearest(location[-1], known)} (known: {', '.join(sorted(known))})"
+    if item["type"] == "missing":
+        return f"{key}: a value is required; set it with {key}=..."
+    message = item["msg"].replace("Input should be", "must be").replace("Value error, ", "")
+    return f"{key}={item['input']!r}: {message}"
+
+
+def _fields_at(model: type[BaseModel], location: list[str]) -> list[str]:
+    for part in location:
+        field = model.model_fields.get(part)
+        annotation = field.annotation if field else None
+        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+            return []
+        model = annotation
+    return list(model.model_fields)

@@ -43,8 +43,6 @@ def similarity_transform(points: NDArray[np.floating], template: NDArray[np.floa
         ValueError: the shapes differ, a value is not finite, or the points (nearly) coincide or resemble the template
             in no orientation, so that scale and rotation are not determined.
     """
-    points = np.asarray(points, dtype=np.float64)
-    template = np.asarray(template, dtype=np.float64)
     if points.shape != template.shape or points.ndim != 2 or points.shape[0] < 2 or points.shape[1] != 2:
         raise ValueError(f"landmarks must be two arrays [N, 2], N >= 2, but are {points.shape} and {template.shape}")
     if not (np.isfinite(points).all() and np.isfinite(template).all()):
@@ -92,8 +90,9 @@ def warp(
     return np.asarray(crop, dtype=np.uint8)
 
 
-def _centred_complex(points: NDArray[np.float64]) -> tuple[NDArray[np.complex128], complex]:
-    values = points[:, 0] + 1j * points[:, 1]
+def _centred_complex(points: NDArray[np.floating]) -> tuple[NDArray[np.complex128], complex]:
+    x, y = points.astype(np.float64).T
+    values = x + 1j * y
     mean = complex(values.mean())
     return values - mean, mean
 
@@ -114,8 +113,8 @@ def _reduced_surroundings(
     rows, columns = (-(-side // block) for side in region.shape[:2])
     # Whole blocks only: a resize by a fraction would shift every landmark.
     missing = (rows * block - region.shape[0], columns * block - region.shape[1])
-    region = cv2.copyMakeBorder(region, 0, missing[0], 0, missing[1], cv2.BORDER_CONSTANT)
-    reduced = cv2.resize(region, (columns, rows), interpolation=cv2.INTER_AREA)
+    whole = cv2.copyMakeBorder(region, 0, missing[0], 0, missing[1], cv2.BORDER_CONSTANT)
+    reduced = cv2.resize(whole, (columns, rows), interpolation=cv2.INTER_AREA)
     # The centre of reduced pixel u lies at block * u + (block - 1) / 2 + start in the photograph.
     to_image = np.array([[block, 0, 0], [0, block, 0], [0, 0, 1]], dtype=np.float64)
     to_image[:2, 2] = start + (block - 1) / 2

@@ -1,0 +1,55 @@
+"""The contract of a backbone, and the neck that turns a feature map into an embedding."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import nn
+
+from frtrain.registry import Registry
+
+BACKBONES: Registry[nn.Module] = Registry("backbone")
+"""Networks from `float32 [B, 3, 112, 112]` in [-1, 1] to an embedding `[B, embedding_size]` (an `int` attribute)."""
+
+CROP_SIZE = 112
+"""Height and width, in pixels, of the aligned crop that every backbone is built for."""
+
+
+class ConvolutionalBackbone(nn.Module, ABC):
+    """A convolutional trunk and ArcFace's neck: BN - dropout - flatten - linear - BN (Deng et al. 2019, "option E").
+
+    The neck computes in float32 outside autocast: the embedding of a bf16 trunk is not rounded to three digits.
+    The last BN has its weight fixed to one, so that the embedding's scale is not learned twice. The attributes carry
+    the names of the InsightFace checkpoints (`bn2`, `fc`, `features`), whose weights therefore load as they are.
+
+    Args:
+        channels: channels of the trunk's feature map.
+        map_size: its height and width for a 112×112 crop.
+        embedding_size: length d of the embedding.
+        dropout: probability of a zeroed element of the feature map, while training.
+    """
+
+    def __init__(self, channels: int, map_size: int, embedding_size: int, dropout: float):
+        super().__init__()
+        self.embedding_size = embedding_size
+        self.bn2 = nn.BatchNorm2d(channels)
+        self.dropout = nn.Dropout(dropout)
+        self.fc = nn.Linear(channels * map_size**2, embedding_size)
+        self.features = nn.BatchNorm1d(embedding_size)
+        self.features.weight.requires_grad_(False)
+
+    @abstractmethod
+    def trunk(self, images: torch.Tensor) -> torch.Tensor:
+        """`[B, 3, 112, 112]` -> feature map `[B, channels, map_size, map_size]`."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """`float32 [B, 3, 112, 112]` in [-1, 1] -> embedding `float32 [B, embedding_size]`, not normalised."""
+        feature_map = self.trunk(images)
+        if feature_map.dtype == self.fc.weight.dtype:
+            return self._neck(feature_map)
+        with torch.autocast(images.device.type, enabled=False):
+            return self._neck(feature_map.to(self.fc.weight.dtype))
+
+    def _neck(self, feature_map: torch.Tensor) -> torch.Tensor:
+        return self.features(self.fc(self.dropout(self.bn2(feature_map)).flatten(1)))

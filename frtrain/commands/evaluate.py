@@ -1,0 +1,137 @@
+"""`python -m frtrain evaluate`: a published verification protocol on a trained model, with its report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from frtrain.errors import ConfigError
+from frtrain.evaluation.references import REFERENCES, Embedder
+from frtrain.evaluation.report import prepare_folder, write_report
+from frtrain.evaluation.suites import SUITES, Report
+from frtrain.evaluation.summary import rows
+from frtrain.schema import PositiveInt, Section
+
+EXAMPLES = """
+python -m frtrain evaluate model=runs/arcface suite=lfw_view2 suite.crops=data/lfw/crops suite.pairs=data/lfw/pairs.txt
+python -m frtrain evaluate model=pixels suite=lfw_view1 suite.crops=data/lfw/crops suite.pairs=data/lfw/pairsDevTest.txt
+"""
+
+
+class Config(Section):
+    """What is evaluated on what.
+
+    Attributes:
+        model: run folder, checkpoint or exported model; or `pixels`, a reference that learned nothing.
+        suite: the protocol.
+        output: folder of the report; by default `evaluations/<suite>` in the run folder.
+        device: auto, cpu, cuda, cuda:1, mps.
+        batch_size: images at once.
+    """
+
+    model: str | None
+    suite: dict[str, Any]
+    output: str | None
+    device: str
+    batch_size: PositiveInt
+
+
+def check(config: Config) -> None:
+    """What can be known to be wrong without loading the model.
+
+    Raises:
+        ConfigError, DataError: no model, a key of the suite is wrong, or its files are missing.
+    """
+    if config.model is None:
+        raise ConfigError(
+            "model: which model? A run folder, a checkpoint or an exported model, e.g. model=runs/arcface; "
+            f"or a reference that learned nothing: {', '.join(f'model={name}' for name in REFERENCES.names())}"
+        )
+    SUITES.build(config.suite).check()
+
+
+def run(config: Config) -> None:
+    """Evaluate, print the table, write the report."""
+    check(config)
+    model = str(config.model)
+    suite = SUITES.build(config.suite)
+    folder = Path(config.output).expanduser() if config.output else default_folder(model, suite.name)
+    embedder = _embedder(model, config.device)
+    prepare_folder(folder)
+    console = Console()
+    bar = Progress(
+        TextColumn("embedding"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+    )
+    with bar:
+        task = bar.add_task("", total=suite.images())
+        report = suite.run(
+            embedder.embed, embedder.preprocessing.size, config.batch_size, lambda count: bar.advance(task, count)
+        )
+    _show(console, report, embedder.description)
+    console.print(f"report: {escape(str(write_report(report, embedder.description, folder)))}", soft_wrap=True)
+
+
+def default_folder(model: str, suite: str) -> Path:
+    """Where a report goes when nobody says.
+
+    A run folder: `<run>/evaluations/<suite>`. A checkpoint `<run>/checkpoints/<step>`: in the same place
+    `<suite>-<step>`. A file: `evaluations/<suite>-<stem>` beside it. A reference: `runs/<name>/evaluations/<suite>`.
+    """
+    if _is_reference(model):
+        return Path("runs") / model / "evaluations" / suite
+    path = Path(model).expanduser()
+    if path.is_file():
+        return path.parent / "evaluations" / f"{suite}-{path.stem}"
+    if path.parent.name == "checkpoints":
+        return path.parent.parent / "evaluations" / f"{suite}-{path.name}"
+    return path / "evaluations" / suite
+
+
+def _is_reference(model: str) -> bool:
+    return model in REFERENCES.names() and not Path(model).exists()
+
+
+def _embedder(model: str, device: str) -> Embedder:
+    if _is_reference(model):
+        return REFERENCES.build({"name": model})
+    from frtrain.deploy.embedder import load_embedder
+
+    return load_embedder(Path(model).expanduser(), _device(device))
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+    try:
+        return torch.device(name)
+    except RuntimeError:
+        raise ConfigError(f"device={name}: must be auto, cpu, cuda, cuda:1 or mps") from None
+
+
+def _show(console: Console, report: Report, model: str) -> None:
+    console.print(f"[bold]{escape(report.title)}[/]  {escape(model)}", soft_wrap=True, highlight=False)
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for name, justify in (("", "left"), ("value", "right"), ("95 % interval", "right"), ("threshold", "right")):
+        table.add_column(name, justify=justify, no_wrap=True)  # type: ignore[arg-type]
+    for row in rows(report.verification):
+        note = "  (not resolved)" if row.note.startswith("not resolved") else ""
+        table.add_row(row.name, row.value, row.interval, row.threshold + note)
+    console.print(table)
+    skipped = report.pairs_in_list - len(report.pairs)
+    if skipped:
+        console.print(
+            f"{len(report.missing):,} images are missing: {skipped:,} of {report.pairs_in_list:,} pairs left out; "
+            "not comparable with published numbers",
+            style="yellow",
+        )

@@ -1,0 +1,79 @@
+"""Finding the crops that a pair list names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from frtrain.data.images import is_image_path
+from frtrain.errors import DataError
+from frtrain.evaluation.pairs import PairList
+
+MissingPolicy = Literal["error", "skip"]
+NAMED_IN_ERROR = 5
+
+
+def find_crops(names: Iterable[str], folder: Path) -> tuple[dict[str, Path], list[str]]:
+    """Look `Person/Person_0001` up as `folder/Person/Person_0001.<any image extension>`.
+
+    Returns:
+        The path of each name found, and the names not found. Of several extensions the first by alphabet is taken.
+
+    Raises:
+        DataError: `folder` is not a folder.
+    """
+    if not folder.is_dir():
+        raise DataError(f"suite.crops={folder}: is not a folder")
+    listed: dict[str, dict[str, Path]] = {}
+    found: dict[str, Path] = {}
+    missing: list[str] = []
+    for name in names:
+        person, _, image = name.rpartition("/")
+        if person not in listed:
+            listed[person] = _images(folder / person)
+        if image in listed[person]:
+            found[name] = listed[person][image]
+        else:
+            missing.append(name)
+    return found, missing
+
+
+def keep_found(pairs: PairList, folder: Path, policy: MissingPolicy) -> tuple[PairList, dict[str, Path], list[str]]:
+    """Apply the policy on missing crops.
+
+    Args:
+        pairs: the whole list.
+        folder: where the crops are.
+        policy: `error` refuses an incomplete folder; `skip` leaves out the pairs that miss an image.
+
+    Returns:
+        The pairs to evaluate, the path of each of their images, and the names of the missing images.
+
+    Raises:
+        DataError: images are missing under `error`, or no genuine or no impostor pair is left under `skip`.
+    """
+    found, missing = find_crops(pairs.names(), folder)
+    if not missing:
+        return pairs, found, missing
+    total = len(found) + len(missing)
+    some = ", ".join(missing[:NAMED_IN_ERROR]) + (", ..." if len(missing) > NAMED_IN_ERROR else "")
+    problem = f"suite.crops={folder}: {len(missing):,} of {total:,} images of the pair list are missing ({some})"
+    if policy == "error":
+        raise DataError(
+            f"{problem}; expected {folder}/{missing[0]}.<jpg, png, ...>. Align all images, or leave the pairs out "
+            "with suite.missing=skip (the number is then not comparable with published ones)"
+        )
+    kept = pairs.subset(np.array([a in found and b in found for a, b in zip(pairs.left, pairs.right, strict=True)]))
+    if not kept.genuine.any() or kept.genuine.all():
+        raise DataError(f"{problem}; too few pairs are left to evaluate")
+    return kept, {name: found[name] for name in kept.names()}, missing
+
+
+def _images(folder: Path) -> dict[str, Path]:
+    if not folder.is_dir():
+        return {}
+    paths = sorted((path for path in folder.iterdir() if is_image_path(path)), reverse=True)
+    return {path.stem: path for path in paths}

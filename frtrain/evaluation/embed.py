@@ -1,0 +1,99 @@
+"""Images to embeddings, in batches, with the images read ahead by threads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from frtrain.errors import DataError
+
+Embed = Callable[[torch.Tensor], torch.Tensor]
+"""From `uint8 [B, 3, H, W]` RGB crops on the CPU to `float32 [B, d]` embeddings, of any length, on any device."""
+
+ReadImage = Callable[[int], NDArray[np.uint8]]
+Progress = Callable[[int], None]
+
+READING_THREADS = 4
+
+
+def embed_images(
+    embed: Embed,
+    read: ReadImage,
+    count: int,
+    batch_size: int,
+    flip: bool,
+    progress: Progress | None = None,
+    describe: Callable[[int], str] = str,
+) -> NDArray[np.float32]:
+    """Embed `count` images; no more than two batches of them are in memory at a time.
+
+    With `flip`, the embedding of an image is the sum of its own and its mirror image's, before normalisation: the
+    usual test-time augmentation of the field (InsightFace, CosFace). It costs twice the time.
+
+    Args:
+        embed: the network.
+        read: image by index, `uint8 [H, W, 3]` RGB, all of one size; called from several threads.
+        count: number of images.
+        batch_size: images for one call of `embed`.
+        flip: add the embedding of the mirror image.
+        progress: called with the number of images that each batch completed.
+        describe: names an image in errors.
+
+    Returns:
+        `float32 [count, d]` of length 1. An embedding of all zeros stays zero: its score with any other is 0.
+
+    Raises:
+        DataError: images differ in size, or an embedding holds NaN or infinity; names the first image.
+    """
+    embeddings: NDArray[np.float32] | None = None
+    for start, images in _batches(read, count, batch_size, describe):
+        with torch.inference_mode():
+            batch = embed(images)
+            if flip:
+                batch = batch + embed(images.flip(3))
+            rows = batch.to(torch.float32).cpu().numpy()
+        broken = np.flatnonzero(~np.isfinite(rows).all(axis=1))
+        if len(broken):
+            raise DataError(f"the embedding of {describe(start + int(broken[0]))} holds NaN or infinity")
+        if embeddings is None:
+            embeddings = np.empty((count, rows.shape[1]), dtype=np.float32)
+        embeddings[start : start + len(rows)] = normalised(rows)
+        if progress:
+            progress(len(rows))
+    return np.empty((0, 0), dtype=np.float32) if embeddings is None else embeddings
+
+
+def normalised(embeddings: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Rows of `[N, d]` divided by their Euclidean length; zero rows stay zero."""
+    wide = embeddings.astype(np.float64)
+    length = np.linalg.norm(wide, axis=1, keepdims=True)
+    return np.divide(wide, length, out=np.zeros_like(wide), where=length > 0).astype(np.float32)
+
+
+def _batches(
+    read: ReadImage, count: int, batch_size: int, describe: Callable[[int], str]
+) -> Iterator[tuple[int, torch.Tensor]]:
+    starts = range(0, count, batch_size)
+    with ThreadPoolExecutor(READING_THREADS) as pool:
+
+        def ask(start: int) -> Sequence[Future[NDArray[np.uint8]]]:
+            return [pool.submit(read, index) for index in range(start, min(start + batch_size, count))]
+
+        ahead = ask(0)
+        try:
+            for start in starts:
+                current, ahead = ahead, ask(start + batch_size)
+                images = [future.result() for future in current]
+                for index, image in enumerate(images, start):
+                    if image.shape != images[0].shape:
+                        raise DataError(
+                            f"{describe(index)}: is {image.shape[1]}x{image.shape[0]} pixels, {describe(start)} is "
+                            f"{images[0].shape[1]}x{images[0].shape[0]}; all crops must have one size"
+                        )
+                yield start, torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
+        finally:
+            pool.shutdown(cancel_futures=True)

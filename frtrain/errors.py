@@ -32,6 +32,9 @@ class ImageError(DataError):
         self.path = str(path)
         self.reason = reason
 
+    def __reduce__(self) -> tuple[type[ImageError], tuple[str, str]]:
+        return ImageError, (self.path, self.reason)  # decoding happens in worker processes
+
 
 class CheckpointError(FrtrainError):
     """A checkpoint cannot be written, read, or does not belong to this run. The message names it."""

@@ -1,1 +1,14 @@
-"""The verbs of `python -m frtrain VERB`, one thin file each."""
+"""The verbs of `python -m frtrain VERB`, one thin file each.
+
+A verb is `configs/VERB.yaml` and a module here with `Config` (the typed sections), `EXAMPLES` (command lines for --help)
+and `run(config)`.
+"""
+
+VERBS: dict[str, str] = {
+    "train": "train a network (the default verb)",
+    "align": "photographs to aligned 112x112 crops",
+    "evaluate": "verification accuracy of a trained model",
+    "inspect": "look at a data set, or list backbones and losses",
+    "doctor": "what this machine has, and what frtrain will choose because of it",
+}
+"""Every verb with one line of help."""

@@ -1,1 +1,6 @@
 """Sources of labelled faces, augmentation, deterministic order and loading."""
+
+from frtrain.data import folder
+from frtrain.data.source import SOURCES, Source
+
+__all__ = ["SOURCES", "Source", "folder"]

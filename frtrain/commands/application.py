@@ -1,0 +1,151 @@
+"""Running a verb: arguments in, exit status out. Hydra composes and sweeps; errors are told without a traceback."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from types import ModuleType
+from typing import Any
+
+import hydra
+from omegaconf import DictConfig
+from rich.console import Console
+from rich.markup import escape
+
+from frtrain.commands import VERBS
+from frtrain.commands.composition import (
+    Plain,
+    choices,
+    compose_plain,
+    expand_sweep,
+    groups_of,
+    merge_overrides,
+    parse_overrides,
+    plain,
+    saved_overrides,
+)
+from frtrain.config_files import config_folder
+from frtrain.errors import ConfigError, FrtrainError
+from frtrain.schema import nearest, parse
+
+SWEEP_FLAGS = ("-m", "--multirun")
+
+
+def run_verb(arguments: Sequence[str]) -> int:
+    """Run `[VERB] [key=value ...]` and return the exit status (0 done, 1 failed, 2 bad configuration, 130 Ctrl-C)."""
+    verb, arguments = _split(arguments)
+    try:
+        if any(flag in arguments for flag in ("-h", "--help")):
+            _print_help(verb)
+            return 0
+        flags = [argument for argument in arguments if argument.startswith("-")]
+        overrides = [_named(verb, argument) for argument in arguments if not argument.startswith("-")]
+        sweep = any(flag in SWEEP_FLAGS for flag in flags)
+        if sweep or not flags:
+            overrides = _with_saved_overrides(overrides)
+            _check(verb, overrides, sweep)
+        return _run_hydra(verb, [*flags, *overrides], sweep)
+    except FrtrainError as error:
+        return _tell(error)
+    except KeyboardInterrupt:
+        Console(stderr=True).print("interrupted: nothing was lost that the messages above do not name", style="yellow")
+        return 130
+
+
+def _split(arguments: Sequence[str]) -> tuple[str, list[str]]:
+    if arguments and not arguments[0].startswith("-") and "=" not in arguments[0]:
+        verb, rest = arguments[0], list(arguments[1:])
+        if verb not in VERBS:
+            _tell(ConfigError(f"{verb}: unknown verb{nearest(verb, VERBS)} (known: {', '.join(VERBS)})"))
+            sys.exit(2)
+        return verb, rest
+    return "train", list(arguments)
+
+
+def _module(verb: str) -> ModuleType:
+    return import_module(f"frtrain.commands.{verb}")
+
+
+def _named(verb: str, argument: str) -> str:
+    """`inspect losses` means `inspect what=losses`: a verb may name the key that a bare word sets."""
+    key = getattr(_module(verb), "POSITIONAL", None)
+    return f"{key}={argument}" if key and "=" not in argument and argument[0].isalpha() else argument
+
+
+def _with_saved_overrides(overrides: list[str]) -> list[str]:
+    """`resume=PATH` goes on with the overrides that its run was started with; new ones win."""
+    resume = [str(item.value()) for item in parse_overrides(overrides) if item.key_or_group == "resume"]
+    if not resume or resume[-1] in ("auto", "never"):
+        return overrides
+    from frtrain.training.run_folder import run_folder_of
+
+    return merge_overrides(saved_overrides(run_folder_of(resume[-1]) / "overrides.yaml"), overrides)
+
+
+def _check(verb: str, overrides: list[str], sweep: bool) -> None:
+    """Everything that can be known to be wrong is told before anything is built, for every job of a sweep."""
+    module = _module(verb)
+    for job in expand_sweep(overrides) if sweep else [overrides]:
+        values = compose_plain(verb, job)
+        config = parse(module.Config, values)
+        if hasattr(module, "check"):
+            module.check(config)
+
+
+def _run_hydra(verb: str, arguments: list[str], sweep: bool) -> int:
+    module = _module(verb)
+    statuses: list[int] = []
+
+    def task(composed: DictConfig) -> None:
+        values = plain(composed)
+        try:
+            statuses.append(module.run(parse(module.Config, values)) or 0)
+        except FrtrainError as error:
+            statuses.append(_tell(error))
+        if statuses[-1] and not sweep:
+            sys.exit(statuses[-1])
+        if statuses[-1] == 130:  # Ctrl-C ends the sweep too
+            sys.exit(130)
+
+    sys.argv = [f"frtrain {verb}", *arguments]
+    hydra.main(version_base="1.3", config_path=str(config_folder()), config_name=verb)(task)()
+    return max(statuses, default=0)
+
+
+def _tell(error: FrtrainError) -> int:
+    with contextlib.suppress(BrokenPipeError):
+        label = "configuration" if isinstance(error, ConfigError) else "error"
+        Console(stderr=True, soft_wrap=True).print(f"[bold red]{label}:[/] {escape(str(error))}", highlight=False)
+    return error.exit_code
+
+
+def _print_help(verb: str) -> None:
+    console = Console(soft_wrap=True, highlight=False)
+    module = _module(verb)
+    console.print(f"[bold]python -m frtrain {verb}[/] key=value ...    {VERBS[verb]}\n")
+    console.print(escape(module.EXAMPLES.strip()), style="cyan")
+    groups = groups_of(verb)
+    if groups:
+        console.print("\n[bold]Choices[/] (group=option)")
+    for group in groups:
+        console.print(f"  {group}={escape(' | '.join(choices(group)))}")
+    console.print("\n[bold]Keys and defaults[/] (key=value; nested keys with dots)")
+    console.print(escape(_as_lines(compose_plain(verb, []))))
+    console.print("\n[bold]Sweeps[/]: -m key=a,b,c runs all combinations.  [bold]Other verbs[/]: " + ", ".join(VERBS))
+
+
+def _as_lines(values: Plain, prefix: str = "  ") -> str:
+    lines: list[str] = []
+
+    def walk(node: dict[str, Any], path: str) -> None:
+        for key, value in node.items():
+            if isinstance(value, dict) and value:
+                walk(value, f"{path}{key}.")
+            else:
+                shown = "null" if value is None else str(value).lower() if isinstance(value, bool) else value
+                lines.append(f"{prefix}{path}{key}={shown}")
+
+    walk(values, "")
+    return "\n".join(lines)

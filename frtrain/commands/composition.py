@@ -1,0 +1,156 @@
+"""Composing a verb's configuration, and turning Hydra's complaints into messages that name the key."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from frtrain.config_files import config_folder
+from frtrain.errors import ConfigError
+from frtrain.schema import nearest
+
+Plain = dict[str, Any]
+
+
+def choices(group: str) -> list[str]:
+    """The options of a configuration group, e.g. `choices("loss")`; empty when there is no such group."""
+    folder = config_folder() / group
+    return sorted(path.stem for path in folder.glob("*.yaml")) if folder.is_dir() else []
+
+
+def group_defaults(group: str, option: str) -> Plain:
+    """The values of one option of a group, as its YAML states them.
+
+    Raises:
+        ConfigError: there is no such option.
+    """
+    with initialize_config_dir(str(config_folder()), version_base="1.3", job_name=group):
+        try:
+            values = plain(compose(f"{group}/{option}"))
+        except (HydraException, OmegaConfBaseException) as error:
+            raise ConfigError(_explain(group, error)) from None
+    return dict(values.get(group, values))
+
+
+def groups_of(verb: str) -> list[str]:
+    """The configuration groups that a verb chooses from, in the order of its defaults list."""
+    text = (config_folder() / f"{verb}.yaml").read_text(encoding="utf-8")
+    defaults = OmegaConf.create(text).get("defaults", [])
+    names = [str(next(iter(item))) for item in defaults if isinstance(item, DictConfig)]
+    return [name.removeprefix("optional ").removeprefix("override ").lstrip("/") for name in names]
+
+
+def plain(config: DictConfig) -> Plain:
+    """Resolve interpolations and return nested dicts, lists and scalars.
+
+    Raises:
+        ConfigError: an interpolation cannot be resolved or a mandatory value is missing.
+    """
+    try:
+        values = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    except OmegaConfBaseException as error:
+        raise ConfigError(str(error).splitlines()[0]) from None
+    if not isinstance(values, dict):
+        raise ConfigError("the configuration must be a mapping of keys")
+    return {str(key): value for key, value in values.items() if key != "hydra"}
+
+
+def compose_plain(verb: str, overrides: Sequence[str]) -> Plain:
+    """Compose `configs/<verb>.yaml` with command-line overrides into plain values.
+
+    Raises:
+        ConfigError: an override cannot be parsed, names an unknown key or group option; suggests the nearest.
+    """
+    with initialize_config_dir(str(config_folder()), version_base="1.3", job_name=verb):
+        try:
+            return plain(compose(verb, overrides=list(overrides)))
+        except (HydraException, OmegaConfBaseException) as error:
+            raise ConfigError(_explain(verb, error)) from None
+
+
+def expand_sweep(overrides: Sequence[str]) -> list[list[str]]:
+    """All combinations of a sweep: `["loss=a,b", "seed=1"]` -> `[["loss=a", "seed=1"], ["loss=b", "seed=1"]]`.
+
+    Raises:
+        ConfigError: an override cannot be parsed.
+    """
+    return [list(job) for batch in BasicSweeper.split_arguments(parse_overrides(overrides), None) for job in batch]
+
+
+def parse_overrides(overrides: Sequence[str]) -> list[Override]:
+    """Parse `key=value` arguments by Hydra's grammar.
+
+    Raises:
+        ConfigError: naming the argument that is not of that form.
+    """
+    parser = OverridesParser.create()
+    parsed = []
+    for text in overrides:
+        try:
+            parsed.append(parser.parse_override(text))
+        except (OverrideParseException, HydraException):
+            hint = "" if "=" in text else "; arguments after the verb have the form key=value"
+            raise ConfigError(f"cannot understand the argument '{text}'{hint}") from None
+    return parsed
+
+
+def merge_overrides(saved: Sequence[str], new: Sequence[str]) -> list[str]:
+    """`saved` overrides followed by `new` ones, the later of the same key alone kept."""
+    by_key = {override.key_or_group: override.input_line or "" for override in parse_overrides([*saved, *new])}
+    return list(by_key.values())
+
+
+def _explain(verb: str, error: Exception) -> str:
+    text = str(error)
+    if isinstance(error, MissingConfigException):
+        missing = re.search(r"Could not find '([^']+)'", text) or re.search(r"Could not load '?([^'\s]+)", text)
+        if missing and "/" in missing[1]:
+            group, _, option = missing[1].rpartition("/")
+            known = choices(group)
+            return f"{group}={option}: unknown {group}{nearest(option, known)} (known: {', '.join(known)})"
+    key = re.search(r"[Kk]ey '([^']+)' is not in struct", text) or re.search(r"override '([^']+)'", text)
+    if key is None and isinstance(error.__cause__, Exception):
+        key = re.search(r"Key '([^']+)' is not in struct", str(error.__cause__))
+    full_key = re.search(r"full_key: (\S+)", f"{text}\n{error.__cause__ or ''}")
+    if key and isinstance(error, ConfigCompositionException):
+        name = full_key[1] if full_key else key[1]
+        parent, _, leaf = name.rpartition(".")
+        known = _known_keys(verb, parent)
+        where = f" (known: {', '.join(known)})" if known else ""
+        return f"{name}: unknown key{nearest(leaf, known)}{where}"
+    return text.splitlines()[0] if text else type(error).__name__
+
+
+def _known_keys(verb: str, parent: str) -> list[str]:
+    with initialize_config_dir(str(config_folder()), version_base="1.3", job_name=verb):
+        node = compose(verb)
+        try:
+            section = OmegaConf.select(node, parent) if parent else node
+        except OmegaConfBaseException:
+            return []
+    return sorted(str(key) for key in section) if isinstance(section, DictConfig) else []
+
+
+def saved_overrides(path: Path) -> list[str]:
+    """Read a run folder's `overrides.yaml`.
+
+    Raises:
+        ConfigError: the file is missing or not a list of strings.
+    """
+    try:
+        values = OmegaConf.to_container(OmegaConf.load(path))
+    except (OSError, OmegaConfBaseException) as error:
+        raise ConfigError(f"{path}: cannot be read ({error}); resume needs the run folder of a training run") from None
+    if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
+        raise ConfigError(f"{path}: must be a list of key=value strings")
+    return [str(value) for value in values]

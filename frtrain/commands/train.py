@@ -1,0 +1,140 @@
+"""`python -m frtrain [train]`: train a network, verify it, leave everything in a run folder."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import time
+from pathlib import Path
+
+from hydra.core.hydra_config import HydraConfig
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.markup import escape
+
+from frtrain.config import TrainConfig
+from frtrain.errors import FrtrainError
+from frtrain.evaluation.held_out import held_out_report
+from frtrain.evaluation.report import write_report
+from frtrain.evaluation.suites import SUITES, Report
+from frtrain.training.build import check_components, checkpoint_to_resume, prepare, run_folder_for
+from frtrain.training.loop import train
+from frtrain.training.run import Run
+from frtrain.training.run_folder import RunFolder
+from frtrain.training.signals import StopRequest
+
+EXAMPLES = """
+python -m frtrain                                      trains on synthetic faces, on whatever is here
+python -m frtrain loss=sv_softmax backbone=iresnet50 data=folder data.root=/faces/casia
+python -m frtrain resume=runs/NAME/TIME                goes on where a run stopped
+python -m frtrain -m loss=arcface,sv_softmax seed=1,2  a sweep
+"""
+
+Config = TrainConfig
+log = logging.getLogger("frtrain")
+
+
+def check(config: TrainConfig) -> None:
+    """What can be known to be wrong before anything is built.
+
+    Raises:
+        ConfigError, DataError: naming the key or file.
+    """
+    check_components(config)
+
+
+def run(config: TrainConfig) -> int:
+    """Train, verify, report. Returns the exit status: 0, or 130 when Ctrl-C ended the run."""
+    console = Console(soft_wrap=True, highlight=False)
+    with StopRequest() as stop:
+        folder = run_folder_for(config)
+        handlers = _log_to(folder, console)
+        try:
+            return _run(config, folder, console, stop)
+        except FrtrainError as error:
+            log.debug("%s", error)
+            raise
+        finally:
+            for handler in handlers:
+                logging.getLogger("frtrain").removeHandler(handler)
+                handler.close()
+
+
+def _run(config: TrainConfig, folder: RunFolder, console: Console, stop: StopRequest) -> int:
+    checkpoint = checkpoint_to_resume(config, folder)
+    folder.remove_leftovers()
+    log.info("run folder %s", folder.path)
+    if checkpoint is not None:
+        log.info("going on from %s", checkpoint.path)
+    prepared = prepare(config, folder, checkpoint, console)
+    run = prepared.run
+    overrides = list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
+    folder.write_facts(config.model_dump(), [text for text in overrides if not text.startswith("resume=")], run.device)
+    began = time.monotonic()
+    try:
+        if not run.finished:
+            train(run, prepared.loader, prepared.observers, stop)
+        if stop.requested and not run.finished:
+            return _tell_how_to_go_on(run, console, stop)
+        reports = _reports(run)
+    finally:
+        run.logbook.close()
+    _summarise(run, reports, time.monotonic() - began, console)
+    return 0
+
+
+def _reports(run: Run) -> dict[str, tuple[Report, Path]]:
+    """Verify the last weights on held-out identities and on the configured suite, and write the pages."""
+    reports: dict[str, tuple[Report, Path]] = {}
+    model = f"{run.config.backbone['name']} trained with {run.config.loss['name']}, {run.folder.path}"
+    evaluations = run.folder.path / "evaluations"
+    if run.held_out is not None:
+        report = held_out_report(run.embed, run.held_out, run.config.validation.pairs, run.config.seed)
+        page = write_report(report, model, evaluations / "held_out")
+        shutil.copyfile(page, run.folder.report)
+        reports["held-out identities"] = (report, run.folder.report)
+    if run.config.suite is not None:
+        suite = SUITES.build(run.config.suite)
+        report = suite.run(run.embed, run.preprocessing.size, batch_size=256)
+        reports[report.title] = (report, write_report(report, model, evaluations / suite.name))
+    return reports
+
+
+def _summarise(run: Run, reports: dict[str, tuple[Report, Path]], seconds: float, console: Console) -> None:
+    minutes, rest = divmod(round(seconds), 60)
+    log.info("finished %d steps in %d:%02d, %d skipped", run.state.step, minutes, rest, run.state.skipped)
+    for name, (report, page) in reports.items():
+        log.info("%s: %s", name, report.verification.headline())
+        log.info("  report and pictures: %s", page)
+    log.info("checkpoint: %s", run.folder.checkpoints / "last")
+    if run.config.log.tensorboard:
+        console.print(f"curves and pictures: [cyan]tensorboard --logdir {escape(str(run.folder.tensorboard))}[/]")
+    console.print(
+        f"evaluate it:         [cyan]python -m frtrain evaluate model={escape(str(run.folder.path))} suite=...[/]"
+    )
+
+
+def _tell_how_to_go_on(run: Run, console: Console, stop: StopRequest) -> int:
+    name = stop.signal.name if stop.signal else "a signal"
+    if run.state.step:
+        log.info("stopped by %s after step %d of %d; a checkpoint is written", name, run.state.step, run.total_steps)
+        console.print(f"go on with: [cyan]python -m frtrain resume={escape(str(run.folder.path))}[/]")
+    else:
+        log.info("stopped by %s before the first step: nothing to save", name)
+    return stop.exit_status
+
+
+def _log_to(folder: RunFolder, console: Console) -> list[logging.Handler]:
+    screen = RichHandler(console=console, show_path=False, show_level=False, log_time_format="%H:%M:%S", markup=False)
+    screen.setLevel(logging.INFO)
+    try:
+        file: logging.Handler = logging.FileHandler(folder.log, encoding="utf-8")
+    except OSError as error:
+        raise FrtrainError(f"{folder.log}: cannot be written ({error.strerror})") from None
+    file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logger = logging.getLogger("frtrain")
+    logger.setLevel(logging.DEBUG)
+    logger.propagate = False
+    for handler in (screen, file):
+        logger.addHandler(handler)
+    return [screen, file]

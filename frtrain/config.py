@@ -1,0 +1,125 @@
+"""The typed schema of a training run. Defaults live in configs/; types, bounds and meaning live here."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import model_validator
+
+from frtrain.schema import Fraction, NonNegativeInt, Positive, PositiveInt, Section
+
+ComponentSpec = dict[str, Any]
+"""`{"name": ..., parameter: value}`: a registered component; its parameters are checked by its own signature."""
+
+
+class TrainerConfig(Section):
+    """The loop: how long, how much at once, on what.
+
+    Attributes:
+        epochs: passes over the training images; or `max_steps`, whichever comes first. One of them is needed.
+        max_steps: optimizer steps.
+        batch_size: images of one optimizer step are `batch_size * accumulate`.
+        accumulate: batches whose gradients are averaged before a step.
+        clip_norm: gradients of backbone and class centres are scaled down to this joint L2 norm; null: not.
+        device: auto, cpu, cuda, cuda:1, mps.
+        precision: of the backbone; the loss is always float32.
+        channels_last: memory layout of the backbone; auto where it is faster.
+        workers: processes that decode images; auto by the number of cores; 0: in the training process.
+        max_skipped_in_a_row: non-finite steps in a row after which the run stops.
+    """
+
+    epochs: Positive | None
+    max_steps: PositiveInt | None
+    batch_size: PositiveInt
+    accumulate: PositiveInt
+    clip_norm: Positive | None
+    device: str
+    precision: Literal["auto", "fp32", "bf16"]
+    channels_last: Literal["auto"] | bool
+    workers: Literal["auto"] | NonNegativeInt
+    max_skipped_in_a_row: PositiveInt
+
+    @model_validator(mode="after")
+    def _has_an_end(self) -> TrainerConfig:
+        if self.epochs is None and self.max_steps is None:
+            raise ValueError("trainer.epochs or trainer.max_steps must be set: the run would have no end")
+        return self
+
+
+class ValidationConfig(Section):
+    """Verification on identities of the training data that are held out of training.
+
+    Attributes:
+        fraction: share of the identities held out; 0: no validation.
+        pairs: genuine and impostor pairs together.
+        every_epochs: how often; fractions are allowed.
+    """
+
+    fraction: Fraction
+    pairs: PositiveInt
+    every_epochs: Positive
+
+
+class CheckpointConfig(Section):
+    """When checkpoints are written and which are kept.
+
+    Attributes:
+        every_epochs: how often; fractions are allowed. One more is written at the end and on a stop signal.
+        every_steps: additionally after so many steps; null: not.
+        keep: the newest so many are kept, besides the best.
+        metric: the validation metric whose best checkpoint is kept as `best`.
+        mode: whether a greater (`max`) or a smaller (`min`) metric is better.
+    """
+
+    every_epochs: Positive
+    every_steps: PositiveInt | None
+    keep: PositiveInt
+    metric: str
+    mode: Literal["max", "min"]
+
+
+class LogConfig(Section):
+    """What is shown and written while training.
+
+    Attributes:
+        every_steps: scalars to the progress line, TensorBoard and metrics.jsonl.
+        pictures_every_epochs: batch, angle histogram, ROC and hardest pairs to TensorBoard; null: never.
+        tensorboard: whether event files are written.
+        progress: auto shows a live line on a terminal and plain lines elsewhere.
+    """
+
+    every_steps: PositiveInt
+    pictures_every_epochs: Positive | None
+    tensorboard: bool
+    progress: Literal["auto", "live", "plain", "none"]
+
+
+class TrainConfig(Section):
+    """A training run.
+
+    Attributes:
+        name: of the run; its folder is `<runs>/<name>/<time>`.
+        runs: folder of all runs.
+        run_dir: a given folder instead; if it holds a checkpoint, `resume=auto` goes on from it.
+        resume: auto, never, or the path of a run or checkpoint to go on from.
+        seed: of initial weights, order, augmentation, dropout and held-out identities.
+        suite: protocols evaluated after training, e.g. `lfw_view1`; null: none.
+    """
+
+    name: str
+    runs: str
+    run_dir: str | None
+    resume: str
+    seed: NonNegativeInt
+    data: ComponentSpec
+    augment: ComponentSpec
+    backbone: ComponentSpec
+    loss: ComponentSpec
+    classifier: ComponentSpec
+    optimizer: ComponentSpec
+    scheduler: ComponentSpec
+    trainer: TrainerConfig
+    validation: ValidationConfig
+    checkpoint: CheckpointConfig
+    log: LogConfig
+    suite: ComponentSpec | None = None

@@ -1,0 +1,132 @@
+"""Batches of uint8 crops in a deterministic order, decoded in worker processes."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from frtrain.data.augmentation import Augmentation
+from frtrain.data.order import SampleKey, ShuffledOrder, sample_generator
+from frtrain.data.source import Source
+from frtrain.errors import DataError, ImageError
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Samples of one step.
+
+    Attributes:
+        images: `uint8 [B, 3, H, W]`, RGB.
+        labels: `int64 [B]`.
+        indices: `int64 [B]`, positions in the source.
+    """
+
+    images: torch.Tensor
+    labels: torch.Tensor
+    indices: torch.Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def pin_memory(self) -> Batch:
+        """Called by torch's loader when copies to a GPU shall be asynchronous."""
+        return Batch(self.images.pin_memory(), self.labels.pin_memory(), self.indices)
+
+
+class AugmentedSamples(Dataset):  # type: ignore[type-arg]
+    """A source seen through augmentation, addressed by `SampleKey`."""
+
+    def __init__(self, source: Source, augmentation: Augmentation, seed: int):
+        self.source = source
+        self.augmentation = augmentation
+        self.seed = seed
+
+    def __getitem__(self, key: SampleKey) -> tuple[torch.Tensor, int, int] | ImageError:
+        # An exception raised in a worker loses its type on the way; a value does not.
+        try:
+            image = self.source.image(key.index)
+        except ImageError as error:
+            return error
+        augmented = self.augmentation(image, sample_generator(self.seed, key))
+        planes = np.ascontiguousarray(augmented.transpose(2, 0, 1))
+        return torch.from_numpy(planes), int(self.source.labels[key.index]), key.index
+
+
+class KeyBatches:
+    """The keys of `count` batches, in the form that torch's loader iterates."""
+
+    def __init__(self, order: ShuffledOrder, position: int, batch_size: int, count: int):
+        self.order, self.position, self.batch_size, self.count = order, position, batch_size, count
+
+    def __iter__(self) -> Iterator[list[SampleKey]]:
+        return self.order.batches(self.position, self.batch_size, self.count)
+
+    def __len__(self) -> int:
+        return self.count
+
+
+class TrainingLoader:
+    """Endless deterministic batches from any position.
+
+    Args:
+        source: labelled crops.
+        augmentation: applied per sample with its own generator.
+        batch_size: images per batch.
+        seed: of order and augmentation.
+        workers: decoding processes; 0 decodes in the calling process. Does not change the batches.
+        pin_memory: page-locked batches, for asynchronous copies to a GPU.
+    """
+
+    def __init__(
+        self, source: Source, augmentation: Augmentation, batch_size: int, seed: int, workers: int, pin_memory: bool
+    ):
+        self.order = ShuffledOrder(len(source), seed)
+        self.samples = AugmentedSamples(source, augmentation, seed)
+        self.batch_size = batch_size
+        self.workers = workers
+        self.pin_memory = pin_memory
+
+    def batches(self, position: int, count: int) -> Iterator[Batch]:
+        """`count` batches, the first starting at `position` samples consumed.
+
+        Raises:
+            DataError: an image cannot be decoded; the message names it.
+        """
+        loader: DataLoader[Batch | ImageError] = DataLoader(
+            self.samples,
+            batch_sampler=KeyBatches(self.order, position, self.batch_size, count),
+            num_workers=self.workers,
+            collate_fn=collate,
+            pin_memory=self.pin_memory,
+            worker_init_fn=prepare_worker,
+            prefetch_factor=4 if self.workers else None,
+        )
+        for batch in loader:
+            if isinstance(batch, ImageError):
+                raise DataError(f"{batch}. Remove or replace the file; `python -m frtrain inspect data=...` lists all")
+            yield batch
+
+
+def collate(samples: list[tuple[torch.Tensor, int, int] | ImageError]) -> Batch | ImageError:
+    """Stack samples into a batch; the first undecodable image takes the batch's place."""
+    good = []
+    for sample in samples:
+        if isinstance(sample, ImageError):
+            return sample
+        good.append(sample)
+    images, labels, indices = zip(*good, strict=True)
+    return Batch(torch.stack(images), torch.tensor(labels), torch.tensor(indices))
+
+
+def prepare_worker(worker: int) -> None:
+    """One thread per decoding process, and stop signals left to the training process."""
+    torch.set_num_threads(1)
+    cv2.setNumThreads(0)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -1,0 +1,71 @@
+"""A trained model as its users see it: crops in, embeddings out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from frtrain.backbones import BACKBONES
+from frtrain.data.preprocessing import Preprocessing
+from frtrain.errors import CheckpointError, ConfigError
+from frtrain.training.checkpoint import load_into, read_checkpoint
+from frtrain.training.run_folder import checkpoint_of
+
+
+class Embedder:
+    """A backbone with its preprocessing, in evaluation mode and float32.
+
+    Args:
+        backbone: crop to embedding.
+        preprocessing: what it was trained with.
+        device: where it runs.
+        description: for reports.
+    """
+
+    def __init__(self, backbone: nn.Module, preprocessing: Preprocessing, device: torch.device, description: str):
+        # channels_last is the faster layout for convolutions on current CPUs and GPUs alike.
+        self.backbone = backbone.to(device, memory_format=torch.channels_last).eval().requires_grad_(False)
+        self.preprocessing = preprocessing
+        self.device = device
+        self.description = description
+
+    @torch.inference_mode()
+    def embed(self, images: torch.Tensor) -> torch.Tensor:
+        """Embeddings of aligned crops.
+
+        Args:
+            images: `uint8 [B, 3, H, W]`, RGB, aligned to the preprocessing's template.
+
+        Returns:
+            `float32 [B, d]` on the embedder's device, not normalised.
+        """
+        network_input = self.preprocessing.normalise(images.to(self.device))
+        embedding: torch.Tensor = self.backbone(network_input.contiguous(memory_format=torch.channels_last))
+        return embedding.float()
+
+
+def load_embedder(path: str | Path, device: torch.device) -> Embedder:
+    """Load a trained model.
+
+    Args:
+        path: a run folder (its last checkpoint is taken) or a checkpoint folder, e.g. `<run>/checkpoints/best`.
+        device: where to run it.
+
+    Raises:
+        CheckpointError: there is no usable checkpoint, or its backbone is unknown to this version.
+    """
+    checkpoint = read_checkpoint(checkpoint_of(path), parts=("backbone",))
+    try:
+        backbone = BACKBONES.build(checkpoint.config["backbone"])
+        preprocessing = Preprocessing(**checkpoint.preprocessing)
+    except (ConfigError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{checkpoint.path}: its model cannot be rebuilt ({error})") from None
+    load_into(backbone, checkpoint.tensors["backbone"], "backbone", checkpoint.path)
+    loss, backbone_name = checkpoint.config["loss"]["name"], checkpoint.config["backbone"]["name"]
+    description = (
+        f"{backbone_name} trained with {loss}, step {checkpoint.state['step']} of {checkpoint.path}, "
+        f"{len(checkpoint.classes)} identities"
+    )
+    return Embedder(backbone, preprocessing, device, description)

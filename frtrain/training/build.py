@@ -1,0 +1,231 @@
+"""From a configuration to a run, with every check that can be made before the first step."""
+
+from __future__ import annotations
+
+import logging
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from rich.console import Console
+
+from frtrain.backbones import BACKBONES
+from frtrain.classifier import CLASSIFIERS
+from frtrain.config import TrainConfig
+from frtrain.data import SOURCES
+from frtrain.data.augmentation import AUGMENTATIONS
+from frtrain.data.loader import TrainingLoader
+from frtrain.data.preprocessing import Preprocessing
+from frtrain.data.source import Source
+from frtrain.data.subset import check_source, hold_out_identities
+from frtrain.errors import CheckpointError, ConfigError
+from frtrain.evaluation.suites import SUITES
+from frtrain.losses import LOSSES
+from frtrain.training.checkpoint import Checkpoint, read_checkpoint
+from frtrain.training.hardware import choose_channels_last, choose_device, choose_precision, choose_workers
+from frtrain.training.logbook import JsonLines, Logbook, Logger, TensorBoard
+from frtrain.training.observers.base import Observer
+from frtrain.training.observers.checkpointing import Checkpointing
+from frtrain.training.observers.pictures import Pictures
+from frtrain.training.observers.progress import ProgressLine
+from frtrain.training.observers.scalars import Scalars
+from frtrain.training.observers.validation import Validation, metric_names
+from frtrain.training.optimization import OPTIMIZERS, Optimization, parameter_groups
+from frtrain.training.run import Run
+from frtrain.training.run_folder import RunFolder, checkpoint_of
+from frtrain.training.schedule import SCHEDULERS
+from frtrain.training.state import TrainingState
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A run, and what the loop needs besides it."""
+
+    run: Run
+    loader: TrainingLoader
+    observers: list[Observer]
+
+
+def check_components(config: TrainConfig) -> None:
+    """Check every component's name, parameters and bounds, without building anything large.
+
+    Raises:
+        ConfigError: naming the key.
+        DataError: a file that the suite needs is missing.
+    """
+    SOURCES.check(config.data)
+    AUGMENTATIONS.build(config.augment)
+    BACKBONES.check(config.backbone)
+    LOSSES.build(config.loss)
+    CLASSIFIERS.check(config.classifier, "head", "classes", "embedding_size")
+    OPTIMIZERS.build(config.optimizer, groups=parameter_groups({"probe": torch.nn.Linear(1, 1)}))
+    SCHEDULERS.build(config.scheduler, steps_per_epoch=1.0, total_steps=1)
+    choose_device(config.trainer.device)
+    if config.checkpoint.metric not in metric_names():
+        raise ConfigError(
+            f"checkpoint.metric={config.checkpoint.metric}: no such metric (known: {', '.join(metric_names())})"
+        )
+    if config.suite is not None:
+        SUITES.build(config.suite).check()
+
+
+def checkpoint_to_resume(config: TrainConfig, folder: RunFolder) -> Checkpoint | None:
+    """The checkpoint that `config.resume` asks for, verified; None for a new run.
+
+    Raises:
+        CheckpointError: the one that is asked for is missing or damaged, or `resume=never` meets a folder in use.
+    """
+    if config.resume == "never" and folder.steps():
+        raise CheckpointError(
+            f"{folder.path}: holds checkpoints of an earlier run and resume=never; choose another run_dir or resume=auto"
+        )
+    if config.resume not in ("auto", "never"):
+        return read_checkpoint(checkpoint_of(config.resume))
+    steps = folder.steps()
+    return read_checkpoint(folder.checkpoint(steps[-1])) if steps else None
+
+
+def prepare(config: TrainConfig, folder: RunFolder, checkpoint: Checkpoint | None, console: Console) -> Prepared:
+    """Build all parts of a run, restored to `checkpoint` if there is one.
+
+    Raises:
+        ConfigError, DataError, CheckpointError: what does not fit, by key, file or tensor.
+    """
+    trainer = config.trainer
+    device = choose_device(trainer.device)
+    precision = choose_precision(trainer.precision, device.value)
+    channels_last = choose_channels_last(trainer.channels_last, device.value)
+    workers = choose_workers(trainer.workers, device.value)
+    for choice in (device, precision, channels_last, workers):
+        log.info("%s", choice.reason)
+
+    source = SOURCES.build(config.data)
+    check_source(source)
+    training, held_out = hold_out_identities(source, config.validation.fraction, config.seed)
+    if checkpoint is not None:
+        check_same_data(checkpoint, training)
+    log.info("%s", _data_line(training, held_out))
+
+    torch.manual_seed(config.seed)
+    memory_format = torch.channels_last if channels_last.value else torch.contiguous_format
+    backbone = BACKBONES.build(config.backbone).to(device.value, memory_format=memory_format)
+    classifier = CLASSIFIERS.build(
+        config.classifier,
+        head=LOSSES.build(config.loss),
+        classes=len(training.classes),
+        embedding_size=int(backbone.embedding_size),
+    ).to(device.value)
+
+    images_per_step = trainer.batch_size * trainer.accumulate
+    steps_per_epoch = len(training) / images_per_step
+    total_steps = min(
+        math.ceil(trainer.epochs * steps_per_epoch) if trainer.epochs is not None else trainer.max_steps or 0,
+        trainer.max_steps or math.inf,
+    )
+    modules = {"backbone": backbone, "classifier": classifier}
+    optimization = Optimization(
+        modules=modules,
+        optimizer=OPTIMIZERS.build(config.optimizer, groups=parameter_groups(modules)),
+        schedule=SCHEDULERS.build(config.scheduler, steps_per_epoch=steps_per_epoch, total_steps=int(total_steps)),
+        accumulate=trainer.accumulate,
+        clip_norm=trainer.clip_norm,
+        max_skipped_in_a_row=trainer.max_skipped_in_a_row,
+    )
+    run = Run(
+        config=config,
+        folder=folder,
+        device=device.value,
+        precision=precision.value,
+        memory_format=memory_format,
+        backbone=backbone,
+        classifier=classifier,
+        optimization=optimization,
+        preprocessing=Preprocessing(),
+        source=training,
+        held_out=held_out,
+        total_steps=int(total_steps),
+        steps_per_epoch=steps_per_epoch,
+        logbook=Logbook([]),
+        state=TrainingState(),
+    )
+    if checkpoint is not None:
+        run.restore(checkpoint)
+    progress = ProgressLine(console, config.log.progress, run.state.step, run.total_steps)
+    run.logbook = _logbook(config, folder, run.state.step, progress)
+    loader = TrainingLoader(
+        source=training,
+        augmentation=AUGMENTATIONS.build(config.augment),
+        batch_size=trainer.batch_size,
+        seed=config.seed,
+        workers=workers.value,
+        pin_memory=device.value.type == "cuda",
+    )
+    return Prepared(run, loader, _observers(config, held_out, progress))
+
+
+def check_same_data(checkpoint: Checkpoint, source: Source) -> None:
+    """Check that a checkpoint was trained on this data.
+
+    Raises:
+        CheckpointError: says what differs.
+    """
+    if checkpoint.fingerprint == source.fingerprint:
+        return
+    then, now = set(checkpoint.classes), set(source.classes)
+    differences = [
+        f"{len(then)} identities then, {len(now)} now",
+        *(f"no longer there: {', '.join(sorted(gone)[:3])}" for gone in [then - now] if gone),
+        *(f"new: {', '.join(sorted(new)[:3])}" for new in [now - then] if new),
+        f"fingerprint then {checkpoint.fingerprint}, now {source.fingerprint}",
+    ]
+    raise CheckpointError(
+        f"{checkpoint.path}: was trained on other data ({'; '.join(differences)}). Point data at the data of the run, or "
+        "start a new run"
+    )
+
+
+def _logbook(config: TrainConfig, folder: RunFolder, step: int, progress: ProgressLine) -> Logbook:
+    loggers: list[Logger] = [JsonLines(folder.metrics, step), progress]
+    if config.log.tensorboard:
+        loggers.append(TensorBoard(folder.tensorboard, step))
+    return Logbook(loggers)
+
+
+def _observers(config: TrainConfig, held_out: Source | None, progress: ProgressLine) -> list[Observer]:
+    observers: list[Observer] = [progress, Scalars(config.log.every_steps)]
+    if config.log.pictures_every_epochs is not None:
+        observers.append(Pictures(config.log.pictures_every_epochs))
+    if held_out is not None:
+        observers.append(
+            Validation(
+                held_out,
+                config.validation.pairs,
+                config.seed,
+                config.validation.every_epochs,
+                config.checkpoint.metric,
+                config.checkpoint.mode,
+            )
+        )
+    observers.append(Checkpointing())
+    return observers
+
+
+def _data_line(training: Source, held_out: Source | None) -> str:
+    line = f"training on {len(training):,} images of {len(training.classes):,} identities"
+    if held_out is None:
+        return f"{line}; none held out (validation.fraction=0)"
+    return f"{line}; validating on {len(held_out):,} images of {len(held_out.classes):,} held-out identities"
+
+
+def run_folder_for(config: TrainConfig) -> RunFolder:
+    """The folder that the run writes to: the resumed run's own, `run_dir`, or a new one.
+
+    Raises:
+        FrtrainError: it cannot be written.
+    """
+    if config.resume not in ("auto", "never"):
+        return RunFolder.create(config.runs, config.name, str(Path(checkpoint_of(config.resume)).parent.parent))
+    return RunFolder.create(config.runs, config.name, config.run_dir)

@@ -1,0 +1,1 @@
+"""What watches the training loop: scalars, progress, validation, pictures, checkpoints."""

@@ -1,0 +1,39 @@
+"""The contract of an observer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from frtrain.classifier.base import Facts
+from frtrain.data.loader import Batch
+from frtrain.training.run import Run
+from frtrain.training.stopwatch import Stopwatch
+
+
+@dataclass(frozen=True)
+class StepFacts:
+    """What observers are told of a step: its last batch and what the classifier saw of it.
+
+    Attributes:
+        batch: on the CPU, as loaded.
+        loss: scalar, detached, not divided by the accumulation.
+        classifier: similarities and diagnostics of the batch.
+        applied: whether the weights were updated.
+    """
+
+    batch: Batch
+    loss: torch.Tensor
+    classifier: Facts
+    applied: bool
+
+
+class Observer:
+    """Told after every optimizer step, in the order of the list; `run.state` already counts the step."""
+
+    def after_step(self, run: Run, facts: StepFacts, stopwatch: Stopwatch) -> None:
+        """Look at a step. Time that is not training is to be taken out of `stopwatch` with `exclude`."""
+
+    def after_run(self, run: Run) -> None:
+        """The loop has ended, finished or stopped; the last weights are in `run`."""

@@ -1,0 +1,45 @@
+"""Writing checkpoints when they are due."""
+
+from __future__ import annotations
+
+import time
+
+from frtrain.training.checkpoint import write_checkpoint
+from frtrain.training.observers.base import Observer, StepFacts
+from frtrain.training.run import Run
+from frtrain.training.state import crossed
+from frtrain.training.stopwatch import Stopwatch
+
+
+class Checkpointing(Observer):
+    """Writes `checkpoints/step-...`, points `last` and `best` at them, keeps the newest few and the best.
+
+    Comes after validation in the list of observers, so that a new best is known when its checkpoint is written.
+    """
+
+    def __init__(self) -> None:
+        self._written_step: int | None = None
+
+    def after_step(self, run: Run, facts: StepFacts, stopwatch: Stopwatch) -> None:
+        """Write when the configured interval has passed or a new best was reached."""
+        step, config = run.state.step, run.config.checkpoint
+        due = crossed(step, config.every_epochs * run.steps_per_epoch) or run.finished
+        due = due or (config.every_steps is not None and step % config.every_steps == 0)
+        if due or run.state.best_step == step:
+            began = time.perf_counter()
+            self._write(run)
+            stopwatch.exclude(time.perf_counter() - began)
+
+    def after_run(self, run: Run) -> None:
+        """Write where a stop request ended the run."""
+        if run.state.step and self._written_step != run.state.step and run.state.step not in run.folder.steps():
+            self._write(run)
+
+    def _write(self, run: Run) -> None:
+        step = run.state.step
+        write_checkpoint(run.folder.checkpoint(step), run.to_checkpoint())
+        run.folder.point("last", step)
+        if run.state.best_step == step:
+            run.folder.point("best", step)
+        run.folder.prune(run.config.checkpoint.keep, run.state.best_step)
+        self._written_step = step

@@ -1,0 +1,30 @@
+"""What the network is shown, and where its angles lie, as pictures in TensorBoard."""
+
+from __future__ import annotations
+
+import torch
+
+from frtrain.training.observers.base import Observer, StepFacts
+from frtrain.training.run import Run
+from frtrain.training.state import crossed
+from frtrain.training.stopwatch import Stopwatch
+
+SHOWN = 32
+
+
+class Pictures(Observer):
+    """Publishes a batch as the network sees it, and the histogram of angles to the own class centre in degrees."""
+
+    def __init__(self, every_epochs: float):
+        self.every_epochs = every_epochs
+
+    def after_step(self, run: Run, facts: StepFacts, stopwatch: Stopwatch) -> None:
+        """Publish at the first step, then by interval."""
+        step = run.state.step
+        if step != 1 and not crossed(step, self.every_epochs * run.steps_per_epoch):
+            return
+        seen = run.preprocessing.normalise(facts.batch.images[:SHOWN])
+        run.logbook.images(step, "train/batch_as_the_network_sees_it", (seen - seen.min()) / (seen.max() - seen.min()))
+        if run.classifier.head.geometry == "cosine":
+            cosine = facts.classifier.target_similarity.float().clamp(-1, 1)
+            run.logbook.histogram(step, "train/target_angle_degrees", torch.rad2deg(torch.arccos(cosine)))

@@ -1,0 +1,93 @@
+"""What a person at the terminal sees: a live line, or plain lines where the output is not a terminal."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping
+from typing import Literal
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+from frtrain.training.logbook import Logger
+from frtrain.training.observers.base import Observer, StepFacts
+from frtrain.training.run import Run
+from frtrain.training.stopwatch import Stopwatch
+
+log = logging.getLogger(__name__)
+
+PLAIN_INTERVAL_SECONDS = 15.0
+
+
+class ProgressLine(Observer, Logger):
+    """Shows step, loss, images/s, the share of time spent waiting for data, and the time left.
+
+    Args:
+        console: where to show.
+        style: `live`, `plain`, `none`, or `auto`: live on a terminal, else plain.
+        first_step, total_steps: of this process and of the run.
+    """
+
+    def __init__(
+        self, console: Console, style: Literal["auto", "live", "plain", "none"], first_step: int, total_steps: int
+    ):
+        self.style = ("live" if console.is_terminal else "plain") if style == "auto" else style
+        self.first_step, self.total_steps = first_step, total_steps
+        self._began = time.monotonic()
+        self._last_plain = -PLAIN_INTERVAL_SECONDS
+        self._progress: Progress | None = None
+        self._task = TaskID(0)
+        if self.style == "live":
+            self._progress = Progress(
+                TextColumn("[bold]step {task.completed}/{task.total}"),
+                BarColumn(),
+                TextColumn("{task.fields[facts]}"),
+                TimeElapsedColumn(),
+                console=console,
+                transient=True,
+            )
+            self._task = self._progress.add_task("train", total=total_steps, completed=first_step, facts="")
+            self._progress.start()
+
+    def after_step(self, run: Run, facts: StepFacts, stopwatch: Stopwatch) -> None:
+        """Move the bar."""
+        if self._progress:
+            self._progress.update(self._task, completed=run.state.step)
+
+    def scalars(self, step: int, epoch: float, values: Mapping[str, float]) -> None:
+        """Show the newest numbers of the loop."""
+        if "train/loss" not in values:
+            return
+        facts = (
+            f"epoch {epoch:.2f}  loss {values['train/loss']:.3f}  accuracy {values['train/accuracy']:.1%}  "
+            f"{values['speed/images_per_second']:.0f} images/s  data wait {values['speed/data_wait_share']:.0%}  "
+            f"ETA {_clock(self._eta_seconds(step))}"
+        )
+        now = time.monotonic()
+        if self._progress:
+            self._progress.update(self._task, completed=step, facts=facts)
+        due = now - self._last_plain >= PLAIN_INTERVAL_SECONDS or step >= self.total_steps
+        if self.style == "plain" and due:
+            self._last_plain = now
+            log.info("step %d/%d  %s", step, self.total_steps, facts)
+
+    def after_run(self, run: Run) -> None:
+        """Take the live line away."""
+        self.close()
+
+    def close(self) -> None:
+        """Take the live line away, also when the run ends by an error."""
+        if self._progress:
+            self._progress.stop()
+
+    def _eta_seconds(self, step: int) -> float:
+        done = step - self.first_step
+        elapsed = time.monotonic() - self._began
+        return elapsed / done * (self.total_steps - step) if done else 0.0
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -1,0 +1,101 @@
+"""Verification on held-out identities while training."""
+
+from __future__ import annotations
+
+import logging
+import time
+
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from frtrain.data.source import Source
+from frtrain.evaluation.metrics import Verification
+from frtrain.evaluation.pairs import pairs_from_labels
+from frtrain.evaluation.pictures import error_sheet, hardest_errors, roc_figure
+from frtrain.evaluation.roc import FAR_TARGETS
+from frtrain.evaluation.verification import verify_source
+from frtrain.training.observers.base import Observer, StepFacts
+from frtrain.training.run import Run
+from frtrain.training.state import crossed
+from frtrain.training.stopwatch import Stopwatch
+
+log = logging.getLogger(__name__)
+
+HARDEST_PAIRS = 8
+"""Of each kind, in TensorBoard's picture."""
+
+
+class Validation(Observer):
+    """Publishes `verify/...`, and keeps the best value of the configured metric in the state.
+
+    Pairs are drawn once, from the seed, so that every validation of a run asks the same question.
+    """
+
+    def __init__(self, held_out: Source, pairs: int, seed: int, every_epochs: float, metric: str, mode: str):
+        self.held_out = held_out
+        self.pairs = pairs_from_labels(held_out.labels, pairs, seed)
+        self.every_epochs = every_epochs
+        self.metric = metric
+        self.mode = mode
+
+    def after_step(self, run: Run, facts: StepFacts, stopwatch: Stopwatch) -> None:
+        """Verify when the interval has passed, and after the last step."""
+        if crossed(run.state.step, self.every_epochs * run.steps_per_epoch) or run.finished:
+            began = time.perf_counter()
+            self._verify(run)
+            stopwatch.exclude(time.perf_counter() - began)
+
+    def _verify(self, run: Run) -> None:
+        result, scores = verify_source(run.embed, self.held_out, self.pairs, batch_size=256, flip=True)
+        metrics = scalars_of(result)
+        step = run.state.step
+        run.state.metrics = metrics
+        run.logbook.scalars(step, run.epoch, {f"verify/{name}": value for name, value in metrics.items()})
+        every = run.config.log.pictures_every_epochs
+        if every is not None and (crossed(step, every * run.steps_per_epoch) or run.finished):
+            run.logbook.figure(step, "verify/roc", roc_figure(scores, self.pairs.genuine, result))
+            run.logbook.figure(step, "verify/hardest_pairs", self._hardest_pairs(scores, result))
+        log.info("epoch %.1f  step %d  held-out identities: %s", run.epoch, step, result.headline())
+        value, best = metrics[self.metric], run.state.best_metric
+        if best is None or (value > best if self.mode == "max" else value < best):
+            run.state.best_metric, run.state.best_step = value, step
+
+    def _hardest_pairs(self, scores: NDArray[np.float64], result: Verification) -> Figure:
+        left, right, held_out = self.pairs.left, self.pairs.right, self.held_out
+
+        def images(pair: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+            return held_out.image(int(left[pair])), held_out.image(int(right[pair]))
+
+        def names(pair: int) -> tuple[str, str]:
+            labels = held_out.labels
+            return held_out.classes[labels[left[pair]]], held_out.classes[labels[right[pair]]]
+
+        errors = hardest_errors(scores, self.pairs.genuine, result.threshold, HARDEST_PAIRS)
+        return error_sheet(errors, images, names)
+
+
+def scalars_of(result: Verification) -> dict[str, float]:
+    """The numbers of a verification that make curves; any of them can be `checkpoint.metric`."""
+    values = {
+        "accuracy": result.accuracy.mean,
+        "accuracy_standard_error": result.accuracy.standard_error,
+        "auc": result.auc,
+        "eer": result.eer,
+        "threshold": result.threshold,
+    }
+    for point in result.operating_points:
+        values[f"tar_at_far_{point.far_target:g}"] = point.tar
+    return values
+
+
+def metric_names() -> list[str]:
+    """Names that `checkpoint.metric` can take."""
+    return [
+        "accuracy",
+        "accuracy_standard_error",
+        "auc",
+        "eer",
+        "threshold",
+        *(f"tar_at_far_{far:g}" for far in FAR_TARGETS),
+    ]

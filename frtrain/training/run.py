@@ -1,0 +1,125 @@
+"""Everything a training run consists of."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+
+from frtrain.classifier.base import Classifier
+from frtrain.config import TrainConfig
+from frtrain.data.preprocessing import Preprocessing
+from frtrain.data.source import Source
+from frtrain.training.checkpoint import Checkpoint, load_into, load_optimizer, optimizer_tensors
+from frtrain.training.logbook import Logbook
+from frtrain.training.optimization import Optimization
+from frtrain.training.run_folder import RunFolder
+from frtrain.training.state import TrainingState
+
+
+@dataclass
+class Run:
+    """A run: its parts, where it stands, and where it writes.
+
+    Attributes:
+        config: as composed.
+        folder: where everything is written.
+        device: of backbone and classifier.
+        precision: dtype of the backbone's autocast; None: float32.
+        memory_format: of the backbone's weights and input.
+        backbone: crop to embedding.
+        classifier: owns head and class centres.
+        optimization: gradients to weights.
+        preprocessing: part of the model.
+        source: what is trained on.
+        held_out: identities of the same data kept for validation, or None.
+        total_steps: optimizer steps of the whole run.
+        steps_per_epoch: optimizer steps of one pass over the images; not a whole number in general.
+        logbook: where scalars and pictures go.
+        state: progress.
+    """
+
+    config: TrainConfig
+    folder: RunFolder
+    device: torch.device
+    precision: torch.dtype | None
+    memory_format: torch.memory_format
+    backbone: nn.Module
+    classifier: Classifier
+    optimization: Optimization
+    preprocessing: Preprocessing
+    source: Source
+    held_out: Source | None
+    total_steps: int
+    steps_per_epoch: float
+    logbook: Logbook
+    state: TrainingState
+
+    @property
+    def finished(self) -> bool:
+        """Whether the last step was taken."""
+        return self.state.step >= self.total_steps
+
+    @property
+    def epoch(self) -> float:
+        """Passes over the images so far."""
+        return self.state.position / len(self.source)
+
+    def autocast(self) -> AbstractContextManager[None]:
+        """The precision of the backbone; the classifier computes in float32 whatever this is."""
+        return torch.autocast(self.device.type, dtype=self.precision, enabled=self.precision is not None)
+
+    def network_input(self, images: torch.Tensor) -> torch.Tensor:
+        """`uint8 [B, 3, H, W]` of a loader -> normalised float32 on the device."""
+        moved = images.to(self.device, non_blocking=True)
+        return self.preprocessing.normalise(moved).contiguous(memory_format=self.memory_format)
+
+    def seed_dropout(self) -> None:
+        """Make the batch's dropout a function of (seed, position), so that there is no generator to save."""
+        words = np.random.SeedSequence([self.config.seed, 3, self.state.position]).generate_state(1, np.uint64)
+        torch.manual_seed(int(words[0]) >> 1)
+
+    @torch.no_grad()
+    def embed(self, images: torch.Tensor) -> torch.Tensor:
+        """Embeddings of `uint8 [B, 3, H, W]` with the network in evaluation mode, `float32 [B, d]`."""
+        was_training = self.backbone.training
+        self.backbone.eval()
+        with self.autocast():
+            embedding: torch.Tensor = self.backbone(self.network_input(images))
+        self.backbone.train(was_training)
+        return embedding.float()
+
+    def to_checkpoint(self) -> Checkpoint:
+        """Everything that a resumed run needs."""
+        return Checkpoint(
+            tensors={
+                "backbone": self.backbone.state_dict(),
+                "classifier": self.classifier.state_dict(),
+                "optimizer": optimizer_tensors(self.optimization.optimizer, self.optimization.named_parameters),
+            },
+            state=self.state.as_dict(),
+            config=self.config.model_dump(),
+            classes=self.source.classes,
+            fingerprint=self.source.fingerprint,
+            preprocessing=self.preprocessing.as_dict(),
+        )
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Take a checkpoint's place in the run.
+
+        Raises:
+            CheckpointError: a part does not fit.
+        """
+        load_into(self.backbone, checkpoint.tensors["backbone"], "backbone", checkpoint.path)
+        load_into(self.classifier, checkpoint.tensors["classifier"], "classifier", checkpoint.path)
+        load_optimizer(
+            self.optimization.optimizer,
+            self.optimization.named_parameters,
+            checkpoint.tensors["optimizer"],
+            checkpoint.path,
+        )
+        self.state = TrainingState(**checkpoint.state)
+        self.optimization.remember_buffers()

@@ -1,0 +1,177 @@
+"""The folder of a run: configuration, environment, log, metrics, checkpoints."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import platform
+import shutil
+import sys
+import time
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from frtrain import __version__
+from frtrain.errors import CheckpointError, FrtrainError
+from frtrain.training.checkpoint import INDEX, read_index
+
+log = logging.getLogger(__name__)
+
+STEP_FOLDER = "step-"
+
+
+class RunFolder:
+    """Paths below `runs/<name>/<time>/`, and the checkpoints in it."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.checkpoints = path / "checkpoints"
+        self.metrics = path / "metrics.jsonl"
+        self.log = path / "train.log"
+        self.tensorboard = path / "tensorboard"
+        self.report = path / "report.html"
+
+    @classmethod
+    def create(cls, runs: str, name: str, run_dir: str | None) -> RunFolder:
+        """Make the folder: `run_dir` if given, else a new `<runs>/<name>/<time>`.
+
+        Raises:
+            FrtrainError: it cannot be made or written to.
+        """
+        path = Path(run_dir).expanduser() if run_dir else _unused(Path(runs).expanduser() / name)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            probe = path / f".writable.{os.getpid()}"
+            probe.write_text("")
+            probe.unlink()
+        except OSError as error:
+            key = "run_dir" if run_dir else "runs"
+            raise FrtrainError(
+                f"{path}: the run folder cannot be written ({error.strerror}); choose another with {key}=..."
+            ) from None
+        return cls(path)
+
+    def write_facts(self, config: dict[str, Any], overrides: list[str], device: torch.device) -> None:
+        """Write `config.yaml` (resolved), `overrides.yaml` and `environment.json`.
+
+        Raises:
+            FrtrainError: the disk is full.
+        """
+        facts = {
+            "frtrain": __version__,
+            "command": sys.argv,
+            "started": time.strftime("%Y-%m-%d %H:%M:%S %z"),
+            "python": platform.python_version(),
+            "platform": platform.platform(),
+            "device": str(device),
+            "threads": torch.get_num_threads(),
+            "packages": {name: _version(name) for name in ("torch", "torchvision", "numpy", "hydra-core", "omegaconf")},
+        }
+        texts = {
+            "config.yaml": yaml.safe_dump(config, sort_keys=False, allow_unicode=True),
+            "overrides.yaml": yaml.safe_dump(overrides, allow_unicode=True),
+            "environment.json": json.dumps(facts, indent=1),
+        }
+        for name, text in texts.items():
+            write_text_atomically(self.path / name, text)
+
+    def checkpoint(self, step: int) -> Path:
+        """The folder of the checkpoint of `step`."""
+        return self.checkpoints / f"{STEP_FOLDER}{step:08d}"
+
+    def steps(self) -> list[int]:
+        """Steps that have a complete checkpoint, rising."""
+        folders = self.checkpoints.glob(f"{STEP_FOLDER}*") if self.checkpoints.is_dir() else ()
+        return sorted(int(path.name.removeprefix(STEP_FOLDER)) for path in folders if (path / INDEX).is_file())
+
+    def point(self, link: str, step: int) -> None:
+        """Let `checkpoints/<link>` (`last`, `best`) name the checkpoint of `step`."""
+        aside = self.checkpoints / f".{link}.{os.getpid()}"
+        aside.unlink(missing_ok=True)
+        aside.symlink_to(self.checkpoint(step).name)
+        aside.replace(self.checkpoints / link)
+
+    def prune(self, keep: int, best_step: int | None) -> None:
+        """Remove all checkpoints but the newest `keep` and the best."""
+        for step in self.steps()[:-keep]:
+            if step != best_step:
+                # Renamed first: a kill while deleting must not leave a folder that looks complete.
+                doomed = self.checkpoints / f".{self.checkpoint(step).name}.{os.getpid()}.part"
+                self.checkpoint(step).rename(doomed)
+                shutil.rmtree(doomed, ignore_errors=True)
+
+    def remove_leftovers(self) -> None:
+        """Remove what a killed process left half-written."""
+        if self.checkpoints.is_dir():
+            for path in self.checkpoints.glob(".*"):
+                if path.is_symlink() or path.is_file():
+                    path.unlink(missing_ok=True)
+                else:
+                    shutil.rmtree(path, ignore_errors=True)
+
+
+def write_text_atomically(path: Path, text: str) -> None:
+    """Write a text file aside and rename it.
+
+    Raises:
+        FrtrainError: the folder cannot be written or the disk is full.
+    """
+    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        aside.write_text(text, encoding="utf-8")
+        aside.replace(path)
+    except OSError as error:
+        aside.unlink(missing_ok=True)
+        raise FrtrainError(f"{path}: cannot be written ({error.strerror})") from None
+
+
+def checkpoint_of(path: str | os.PathLike[str]) -> Path:
+    """The checkpoint that a user means: a checkpoint folder itself, or the last one of a run folder.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    given = Path(path).expanduser()
+    if not given.exists():
+        raise CheckpointError(f"{given}: no such run or checkpoint")
+    if given.is_file() or (given / INDEX).is_file():
+        read_index(given)
+        return given.resolve()
+    folder = RunFolder(given.parent if given.name == "checkpoints" else given)
+    steps = folder.steps()
+    if not steps:
+        raise CheckpointError(
+            f"{given}: holds no checkpoint. Expected a run folder (with checkpoints/{STEP_FOLDER}...) or a checkpoint "
+            f"folder (with {INDEX})"
+        )
+    return folder.checkpoint(steps[-1])
+
+
+def run_folder_of(path: str | os.PathLike[str]) -> Path:
+    """The run folder that a run, `checkpoints/` or checkpoint path belongs to.
+
+    Raises:
+        CheckpointError: there is no checkpoint at `path`.
+    """
+    return checkpoint_of(path).parent.parent
+
+
+def _unused(parent: Path) -> Path:
+    stamp = time.strftime("%Y-%m-%d_%H-%M-%S")
+    path, count = parent / stamp, 1
+    while path.exists():
+        count += 1
+        path = parent / f"{stamp}-{count}"
+    return path
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "absent"

@@ -1,0 +1,41 @@
+"""Where a run stands: small numbers that travel in every checkpoint."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass
+class TrainingState:
+    """Progress of a run.
+
+    Attributes:
+        step: optimizer steps done, skipped ones included.
+        position: samples consumed; with the seed it determines all data that follow.
+        skipped: steps whose loss or gradient was not finite.
+        best_metric: best validation metric so far.
+        best_step: the step it was reached at.
+        metrics: the newest validation metrics, by name.
+    """
+
+    step: int = 0
+    position: int = 0
+    skipped: int = 0
+    best_metric: float | None = None
+    best_step: int | None = None
+    metrics: dict[str, float] | None = None
+
+    def advance(self, applied: bool) -> None:
+        """Count one optimizer step."""
+        self.step += 1
+        self.skipped += not applied
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return asdict(self)
+
+
+def crossed(step: int, interval_steps: float) -> bool:
+    """Whether a multiple of the interval lies in `(step - 1, step]`; intervals need not be whole steps."""
+    return int(step / interval_steps + 1e-9) > int((step - 1) / interval_steps + 1e-9)

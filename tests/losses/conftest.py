@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+from torch import Tensor, nn
+
+from frtrain.classifier.dense import DenseClassifier
+from frtrain.losses import LOSSES, Head
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+
+
+@lru_cache
+def composed(config: str) -> dict[str, Any]:
+    with initialize_config_dir(version_base="1.3", config_dir=str(CONFIGS)):
+        node = compose(overrides=[f"+loss={config}"]).loss
+    values = OmegaConf.to_container(node, resolve=True)
+    assert isinstance(values, dict)
+    return {str(key): value for key, value in values.items()}
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """`loss`: every registered loss; `loss_config`: every file of configs/loss."""
+    if "loss" in metafunc.fixturenames:
+        metafunc.parametrize("loss", LOSSES.names())
+    if "loss_config" in metafunc.fixturenames:
+        metafunc.parametrize("loss_config", sorted(path.stem for path in (CONFIGS / "loss").glob("*.yaml")))
+
+
+@pytest.fixture(scope="session")
+def loss_spec() -> Callable[[str], dict[str, Any]]:
+    """The node that `loss=NAME` composes to."""
+    return lambda config: dict(composed(config))
+
+
+@pytest.fixture(scope="session")
+def make_head() -> Callable[..., Head[Any]]:
+    """make_head("arcface", margin=0.3): the loss of a configuration, with changes."""
+    return lambda config, **changes: LOSSES.build({**composed(config), **changes})
+
+
+@pytest.fixture(scope="session")
+def dense() -> Callable[[Head[Any], Tensor], DenseClassifier]:
+    """A dense classifier with the given centres `[C, d]`."""
+
+    def build(head: Head[Any], centres: Tensor) -> DenseClassifier:
+        classifier = DenseClassifier(head, len(centres) // head.centres_per_class, centres.shape[1], init_std=0.01)
+        classifier.centres = nn.Parameter(centres.clone())
+        return classifier
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def golden() -> tuple[Tensor, Tensor, Tensor]:
+    """Embeddings `[4, 8]`, centres `[6, 8]` in float64 and labels `[4]`, from integer formulas.
+
+    Row 0 is easy but for one near class, row 2 has a negative target cosine, row 3 has theta + 0.5 > pi.
+    """
+    integers = [[((5 * j * j + 2 * k + 3 * j * k + k * k) % 13) - 6 for k in range(8)] for j in range(6)]
+    noise = [[((7 * i + 3 * k * k + 5 * i * k) % 11) - 5 for k in range(8)] for i in range(4)]
+    centres = torch.tensor(integers, dtype=torch.float64)
+    labels = torch.tensor([0, 2, 5, 3])
+    own = torch.tensor([1.0, 0.35, 0.05, -1.0], dtype=torch.float64)[:, None]
+    other = torch.tensor([0.5, 0.8, 1.0, 0.15], dtype=torch.float64)[:, None]
+    embedding = (own * centres[labels] + other * torch.tensor(noise, dtype=torch.float64)) / 5
+    return embedding, centres / 5, labels
+
+
+@pytest.fixture
+def faces() -> tuple[Tensor, Tensor, Tensor]:
+    """Random embeddings `[6, 5]`, centres `[7, 5]` in float64 and labels `[6]`."""
+    generator = torch.Generator().manual_seed(20)
+    embedding = torch.randn(6, 5, generator=generator, dtype=torch.float64)
+    centres = torch.randn(7, 5, generator=generator, dtype=torch.float64)
+    return embedding, centres, torch.randint(0, 7, (6,), generator=generator)

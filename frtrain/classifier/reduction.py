@@ -14,7 +14,6 @@ from torch import Tensor
 
 from frtrain.losses import base
 
-
 LINEAR_ABOVE = 40.0
 """log(1 + exp(a)) is a to the last digit of float64 from here on. PyTorch's default, 20, is off by 2e-9."""
 

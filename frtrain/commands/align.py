@@ -85,12 +85,13 @@ def run(config: Config) -> None:
     check(config)
     console = Console()
     source, target = Path(config.source).expanduser(), Path(config.target).expanduser()
+    detector = DETECTORS.build(config.detector, device=_device(config.device))
     started = time.monotonic()
     with _progress(console) as watcher:
         summary = align(
             source,
             target,
-            DETECTORS.build(config.detector, device=_device(config.device)),
+            detector,
             CropStyle(config.size, config.template, config.format, config.quality, config.no_face),
             detector_settings=config.detector,
             batch_size=config.batch_size,

@@ -1,0 +1,141 @@
+"""Photographs decoded ahead of the detector, and grouped by size into batches."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections import defaultdict
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from frtrain.data.images import read_image
+from frtrain.errors import ImageError
+
+READ_AHEAD_PIXELS = 16_000_000
+"""Decoded photographs that may wait for the detector (48 MB); one larger image still passes, alone."""
+
+MAX_BATCH_PIXELS = 4_000_000
+"""A batch of larger photographs is cut shorter: MTCNN's first layer takes some 30 bytes per pixel."""
+
+MAX_PENDING_PIXELS = 32_000_000
+"""Photographs of odd sizes waiting for others of their size (96 MB); beyond it the largest group goes as it is."""
+
+
+@dataclass(frozen=True, eq=False)
+class Photograph:
+    """A decoded photograph: its path relative to the source, and RGB `uint8 [H, W, 3]`."""
+
+    path: str
+    image: NDArray[np.uint8]
+
+    @property
+    def pixels(self) -> int:
+        """Width times height."""
+        return self.image.shape[0] * self.image.shape[1]
+
+
+class _Allowance:
+    """Pixels that may be in memory at a time. A request is granted at once while nothing else is held."""
+
+    def __init__(self, pixels: int):
+        self._limit = pixels
+        self._held = 0
+        self._closed = False
+        self._changed = threading.Condition()
+
+    def take(self, pixels: int) -> bool:
+        """Wait until there is room; False if the reader was closed meanwhile."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._closed or not self._held or self._held + pixels <= self._limit)
+            self._held += pixels
+            return not self._closed
+
+    def give(self, pixels: int) -> None:
+        with self._changed:
+            self._held -= pixels
+            self._changed.notify_all()
+
+    def close(self) -> None:
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+
+def read_ahead(source: Path, paths: Sequence[str]) -> Generator[tuple[str, Photograph | ImageError], None, None]:
+    """Decode photographs in a background thread, in order, at most `READ_AHEAD_PIXELS` ahead.
+
+    Args:
+        source: the folder that `paths` are relative to.
+        paths: of the photographs.
+
+    Yields:
+        The path with the photograph, or with the error that says why it cannot be read.
+    """
+    decoded: queue.SimpleQueue[tuple[str, Photograph | ImageError] | BaseException | None] = queue.SimpleQueue()
+    allowance = _Allowance(READ_AHEAD_PIXELS)
+
+    def decode() -> None:
+        try:
+            for path in paths:
+                result: Photograph | ImageError
+                try:
+                    result = Photograph(path, read_image(source / path))
+                except ImageError as error:
+                    result = error
+                if not allowance.take(_pixels(result)):
+                    return
+                decoded.put((path, result))
+            decoded.put(None)
+        except BaseException as error:  # a thread's error would be lost: it is raised where the images are used
+            decoded.put(error)
+
+    thread = threading.Thread(target=decode, name="decoder", daemon=True)
+    thread.start()
+    try:
+        while (item := decoded.get()) is not None:
+            if isinstance(item, BaseException):
+                raise item
+            yield item
+            allowance.give(_pixels(item[1]))
+    finally:
+        allowance.close()
+        thread.join()
+
+
+def _pixels(result: Photograph | ImageError) -> int:
+    return result.pixels if isinstance(result, Photograph) else 1
+
+
+class SizeBatches:
+    """Groups photographs of equal size: a detector takes batches of one size only."""
+
+    def __init__(self, batch_size: int):
+        self._batch_size = batch_size
+        self._groups: defaultdict[tuple[int, ...], list[Photograph]] = defaultdict(list)
+        self._pending_pixels = 0
+
+    def add(self, photograph: Photograph) -> list[Photograph]:
+        """Take a photograph; returns the batch that is now complete, else an empty list."""
+        size = photograph.image.shape
+        group = self._groups[size]
+        group.append(photograph)
+        self._pending_pixels += photograph.pixels
+        if len(group) >= min(self._batch_size, max(1, MAX_BATCH_PIXELS // photograph.pixels)):
+            return self._release(size)
+        if self._pending_pixels > MAX_PENDING_PIXELS:
+            return self._release(max(self._groups, key=lambda key: len(self._groups[key]) * key[0] * key[1]))
+        return []
+
+    def rest(self) -> Iterator[list[Photograph]]:
+        """The incomplete batches, each once."""
+        while self._groups:
+            yield self._release(next(iter(self._groups)))
+
+    def _release(self, size: tuple[int, ...]) -> list[Photograph]:
+        batch = self._groups.pop(size)
+        self._pending_pixels -= sum(photograph.pixels for photograph in batch)
+        return batch

@@ -105,7 +105,7 @@ class FolderSource:
         for path in paths:
             folder, _, _ = path.rpartition(os.sep)
             if folder:
-                name = folder.replace(os.sep, "/") if layout == "parent_folder" else folder.split(os.sep)[0]
+                name = folder.replace(os.sep, "/") if layout == "parent_folder" else folder.partition(os.sep)[0]
                 by_identity[name].append(path)
         return by_identity
 

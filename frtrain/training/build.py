@@ -111,7 +111,7 @@ def prepare(config: TrainConfig, folder: RunFolder, checkpoint: Checkpoint | Non
 
     torch.manual_seed(config.seed)
     memory_format = torch.channels_last if channels_last.value else torch.contiguous_format
-    backbone = BACKBONES.build(config.backbone).to(device.value, memory_format=memory_format)
+    backbone = BACKBONES.build(config.backbone).to(device.value).to(memory_format=memory_format)
     classifier = CLASSIFIERS.build(
         config.classifier,
         head=LOSSES.build(config.loss),

@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from frtrain.errors import TrainingError
+from frtrain.training.optimization import OPTIMIZERS, Optimization, parameter_groups
+from frtrain.training.schedule import SCHEDULERS
+
+
+class Network(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(3, 2)
+        self.norm = nn.BatchNorm1d(2)
+
+    def forward(self, batch: torch.Tensor) -> torch.Tensor:
+        return self.norm(self.linear(batch)).square().mean() + self.linear(batch).mean()
+
+
+def optimization(
+    network: nn.Module, accumulate: int = 1, clip_norm: float | None = None, lr: float = 0.1, patience: int = 3
+) -> Optimization:
+    modules = {"backbone": network}
+    spec = {"name": "sgd", "lr": lr, "momentum": 0.0, "nesterov": False, "weight_decay": 0.0}
+    flat = {"name": "polynomial", "warmup_epochs": 0, "power": 1.0, "final": 1.0}
+    return Optimization(
+        modules,
+        OPTIMIZERS.build(spec, groups=parameter_groups(modules)),
+        SCHEDULERS.build(flat, steps_per_epoch=1.0, total_steps=100),
+        accumulate,
+        clip_norm,
+        patience,
+    )
+
+
+@pytest.fixture
+def network() -> Network:
+    torch.manual_seed(0)
+    return Network()
+
+
+def test_norms_and_biases_have_no_weight_decay():
+    groups = parameter_groups({"backbone": Network(), "classifier": nn.Linear(2, 4)})
+    names = {bool(group["decay"]): set(group["names"]) for group in groups}
+    assert names[True] == {"backbone.linear.weight", "classifier.weight"}
+    assert names[False] == {"backbone.linear.bias", "backbone.norm.weight", "backbone.norm.bias", "classifier.bias"}
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_weight_decay_reaches_only_the_decayed_group(name: str):
+    parameters = {
+        "sgd": {"lr": 0.1, "momentum": 0.9, "nesterov": True, "weight_decay": 0.3},
+        "adamw": {"lr": 0.1, "beta1": 0.9, "beta2": 0.99, "weight_decay": 0.3},
+    }[name]
+    optimizer = OPTIMIZERS.build({"name": name, **parameters}, groups=parameter_groups({"backbone": Network()}))
+    assert [group["weight_decay"] for group in optimizer.param_groups] == [0.3, 0.0]
+
+
+def test_accumulated_losses_give_the_gradient_of_their_mean(network: Network):
+    torch.manual_seed(1)
+    parts = [torch.randn(4, 3), torch.randn(4, 3)]
+    expected = torch.autograd.grad(sum(network(part) for part in parts) / 2, network.linear.weight)[0]
+    optimizer = optimization(network, accumulate=2)
+    before = network.linear.weight.detach().clone()
+    for part in parts:
+        assert not optimizer.due
+        optimizer.backward(network(part))
+    assert optimizer.due
+    assert optimizer.step(0)
+    assert torch.allclose(before - network.linear.weight, 0.1 * expected, atol=1e-6)
+
+
+def test_gradients_are_clipped_to_the_joint_norm(network: Network):
+    optimizer = optimization(network, clip_norm=0.01, lr=1.0)
+    before = nn.utils.parameters_to_vector(network.parameters()).detach()
+    optimizer.backward(network(torch.randn(4, 3)))
+    optimizer.step(0)
+    after = nn.utils.parameters_to_vector(network.parameters()).detach()
+    assert float((after - before).norm()) == pytest.approx(0.01, rel=1e-3)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_non_finite_step_changes_neither_weights_nor_batch_norm(network: Network, bad: float):
+    optimizer = optimization(network)
+    optimizer.backward(network(torch.randn(4, 3)))
+    optimizer.step(0)
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    optimizer.backward(network(torch.full((4, 3), bad)))
+    assert not optimizer.step(1)
+    assert all(torch.equal(before[name], value) for name, value in network.state_dict().items())
+
+
+def test_a_step_after_a_skipped_one_works_as_if_it_had_not_been(network: Network):
+    optimizer = optimization(network)
+    optimizer.backward(network(torch.full((4, 3), float("nan"))))
+    optimizer.step(0)
+    optimizer.backward(network(torch.randn(4, 3)))
+    assert optimizer.step(1)
+    assert optimizer.skipped_in_a_row == 0
+    assert all(torch.isfinite(parameter).all() for parameter in network.parameters())
+
+
+def test_too_many_skipped_steps_stop_the_run_and_name_the_tensor(network: Network):
+    optimizer = optimization(network, patience=2)
+    network.linear.weight.register_hook(lambda gradient: gradient * float("inf"))
+    for step in range(2):
+        optimizer.backward(network(torch.randn(4, 3)))
+        if step == 1:
+            with pytest.raises(TrainingError, match=r"2 steps in a row.*the gradient of backbone\.linear\.weight"):
+                optimizer.step(step)
+        else:
+            optimizer.step(step)

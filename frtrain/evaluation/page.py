@@ -28,11 +28,12 @@ def html_page(report: Report, model: str, created: str, pictures: Mapping[str, t
         "pairs": f"{len(report.pairs):,} ({verification.genuine:,} genuine, {verification.impostor:,} impostor)",
         "images": f"{len(report.paths):,}",
         **report.settings,
-        "made": f"{created.replace('T', ' ').replace('+00:00', ' UTC')} by frtrain {__version__}, {report.seconds:.1f} s",
+        "made": f"{created.replace('T', ' ').replace('+00:00', ' UTC')} by frtrain {__version__}",
+        "took": f"{report.seconds:.1f} s",
     }
     intervals = verification.intervals
     about = (
-        f"Intervals: {intervals.confidence * 100:g} %, percentile bootstrap over pairs, {intervals.resamples:,} resamples."
+        f"Intervals: {intervals.confidence * 100:g} %, bootstrap over pairs, {intervals.resamples:,} resamples."
         if intervals
         else "No intervals: suite.resamples=0."
     )

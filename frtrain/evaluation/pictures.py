@@ -20,6 +20,8 @@ GENUINE = "#1b6ca8"
 IMPOSTOR = "#c8553d"
 INK = "#333333"
 DOTS_PER_INCH = 110
+EDGE, CROP, PAIR_WIDTH, PAIR_HEIGHT, TITLE = 0.06, 1.14, 2.45, 1.62, 0.36
+"""Measures of the sheet of errors, in inches."""
 
 
 @dataclass(frozen=True)
@@ -51,10 +53,11 @@ def roc_figure(scores: NDArray[np.float64], genuine: NDArray[np.bool_], verifica
         label = f"{verification.intervals.confidence * 100:g} % band"
         axes.fill_between(band.far, band.low, band.high, color=GENUINE, alpha=0.18, lw=0, label=label)
     axes.step(np.maximum(curve.far, lowest / 2), curve.tar, where="post", color=GENUINE, lw=1.8, label="ROC")
-    chance = np.geomspace(lowest / 2, 1, 100)
-    axes.plot(chance, chance, color="#aaaaaa", lw=1, ls=":", label="chance")
     tar_without_false_accepts = float(curve.tar[curve.accepted_impostor == 0][-1])
     bottom = 0.0 if tar_without_false_accepts < 0.5 else np.floor(20 * tar_without_false_accepts - 1) / 20
+    if bottom == 0:
+        chance = np.geomspace(lowest, 1, 100)
+        axes.plot(chance, chance, color="#aaaaaa", lw=1, ls=":", label="chance")
     for point in verification.operating_points:
         if point.resolved:
             axes.plot(point.far_target, point.tar, "o", color=GENUINE, ms=5)
@@ -62,7 +65,7 @@ def roc_figure(scores: NDArray[np.float64], genuine: NDArray[np.bool_], verifica
                 f"{point.tar * 100:.1f} %",
                 (point.far_target, point.tar),
                 textcoords="offset points",
-                xytext=(6, -12) if point.tar > bottom + (1 - bottom) / 8 else (-4, 7),
+                xytext=(6, -12) if point.tar > bottom + (1 - bottom) / 8 else (-12, 9),
                 fontsize=8.5,
                 color=INK,
             )
@@ -91,12 +94,13 @@ def histogram_figure(scores: NDArray[np.float64], genuine: NDArray[np.bool_], th
     axes.axvline(threshold, color=INK, lw=1.2, ls="--", label=f"threshold {threshold:.3f}")
     refused, accepted = np.mean(scores[genuine] < threshold), np.mean(scores[~genuine] >= threshold)
     axes.set_title(
-        f"refused genuine {refused * 100:.1f} %   accepted impostor {accepted * 100:.1f} %", fontsize=11, color=INK
+        f"refused genuine {refused * 100:.2f} %   accepted impostor {accepted * 100:.2f} %", fontsize=11, color=INK
     )
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value * 100:.3g} %"))
     axes.set_xlabel("cosine similarity")
     axes.set_ylabel("share of the pairs of its kind")
-    axes.legend(frameon=False, fontsize=8.5)
+    axes.set_ylim(0, axes.get_ylim()[1] * 1.12)
+    axes.legend(frameon=False, fontsize=8.5, loc="upper center", ncols=3)
     return figure
 
 
@@ -114,39 +118,46 @@ def error_sheet(
         captions: the name of each.
         columns: pairs side by side.
     """
-    kinds = [
-        (True, "Genuine pairs refused, lowest score first"),
-        (False, "Impostor pairs accepted, highest score first"),
-    ]
-    blocks = [([error for error in errors if error.genuine is kind], title) for kind, title in kinds]
-    rows = [max(1, -(-len(members) // columns)) for members, _ in blocks]
-    width, row_height, title_height = 2.45 * columns, 1.62, 0.36
-    height = sum(rows) * row_height + len(blocks) * title_height
-    figure = Figure(figsize=(width, height), dpi=DOTS_PER_INCH)
-    FigureCanvasAgg(figure)
-    top = height
-    for (members, title), block_rows in zip(blocks, rows, strict=True):
-        color = GENUINE if title.startswith("Genuine") else IMPOSTOR
-        figure.text(0.08 / width, (top - 0.24) / height, title, fontsize=11, color=color, weight="bold")
-        top -= title_height
+    blocks = (
+        ("Genuine pairs refused, lowest score first", GENUINE, [error for error in errors if error.genuine]),
+        ("Impostor pairs accepted, highest score first", IMPOSTOR, [error for error in errors if not error.genuine]),
+    )
+    heights = [TITLE + (-(-len(members) // columns) * PAIR_HEIGHT or TITLE) for _, _, members in blocks]
+    sheet = _Sheet(columns * PAIR_WIDTH, sum(heights))
+    top = 0.0
+    for (title, color, members), block_height in zip(blocks, heights, strict=True):
+        sheet.text(EDGE, top + 0.24, title, color, size=11, weight="bold")
         if not members:
-            figure.text(0.08 / width, (top - 0.3) / height, "none", fontsize=10, color=INK)
+            sheet.text(EDGE, top + TITLE + 0.18, "none", INK, size=10)
         for place, error in enumerate(members):
-            left = (place % columns) * 2.45
-            bottom = top - (place // columns + 1) * row_height
-            for side, (image, name) in enumerate(zip(images(error.index), captions(error.index), strict=True)):
-                area = ((left + 0.06 + side * 1.17) / width, (bottom + 0.42) / height, 1.14 / width, 1.14 / height)
-                axes = figure.add_axes(area)
-                axes.imshow(image, interpolation="nearest")
-                axes.set_axis_off()
-                figure.text(
-                    (left + 0.06 + side * 1.17) / width, (bottom + 0.28) / height, _short(name), fontsize=6.5, color=INK
-                )
-            figure.text(
-                (left + 0.06) / width, (bottom + 0.12) / height, f"{error.score:.3f}", fontsize=8.5, color=color
-            )
-        top -= block_rows * row_height
-    return figure
+            x = EDGE + place % columns * PAIR_WIDTH
+            y = top + TITLE + place // columns * PAIR_HEIGHT
+            sheet.text(x, y + CROP + 0.28, f"{error.score:.3f}", color, size=8.5)
+            for image, name in zip(images(error.index), captions(error.index), strict=True):
+                sheet.picture(x, y, CROP, image)
+                sheet.text(x, y + CROP + 0.12, _short(name), INK, size=6.5)
+                x += CROP + 0.03
+        top += block_height
+    return sheet.figure
+
+
+class _Sheet:
+    """A figure to place things on in inches from its upper left corner."""
+
+    def __init__(self, width: float, height: float):
+        self.width, self.height = width, height
+        self.figure = Figure(figsize=(width, height), dpi=DOTS_PER_INCH)
+        FigureCanvasAgg(self.figure)
+
+    def text(self, x: float, y: float, content: str, color: str, size: float, weight: str = "normal") -> None:
+        place = x / self.width, 1 - y / self.height
+        self.figure.text(*place, content, color=color, fontsize=size, weight=weight, parse_math=False)
+
+    def picture(self, x: float, y: float, side: float, image: NDArray[np.uint8]) -> None:
+        area = x / self.width, 1 - (y + side) / self.height, side / self.width, side / self.height
+        axes = self.figure.add_axes(area)
+        axes.imshow(image, interpolation="nearest")
+        axes.set_axis_off()
 
 
 def png(figure: Figure) -> bytes:

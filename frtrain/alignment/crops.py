@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from frtrain.alignment.choice import choose_face
 from frtrain.alignment.detector import Face
 from frtrain.alignment.reading import Photograph
-from frtrain.alignment.report import Record
+from frtrain.alignment.report import Record, unwritable
 from frtrain.alignment.transform import warp
 from frtrain.data.images import write_png_or_jpeg
 
@@ -66,7 +66,7 @@ class CropWriter:
             failure: why the detector could not search it, if so.
 
         Raises:
-            OSError: the target cannot be written or is full. No half-written crop is left.
+            DataError: the target cannot be written or is full. No half-written crop is left.
         """
         image = photograph.image
         record = Record(photograph.path, "skipped", faces=len(faces), reason=failure or "no face was found")
@@ -94,7 +94,7 @@ class CropWriter:
             self._save(self._target / output, crop)
         except OSError as error:
             if error.errno != errno.ENAMETOOLONG:
-                raise
+                raise unwritable(self._target, error) from None
             return replace(record, outcome="skipped", reason="the name of its crop would be too long")
         return replace(record, output=output)
 

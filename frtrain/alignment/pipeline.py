@@ -15,7 +15,7 @@ from frtrain.alignment.photographs import Listing, list_photographs, plan_output
 from frtrain.alignment.reading import Photograph, SizeBatches, read_ahead
 from frtrain.alignment.report import Record, open_report
 from frtrain.alignment.stop import StoppedError, StopRequest
-from frtrain.errors import ConfigError, DataError, ImageError
+from frtrain.errors import ConfigError, ImageError
 
 
 @dataclass(frozen=True)
@@ -89,15 +89,9 @@ def align(
             pending = [path for path in photographs if path not in report.records]
             watcher.start(len(photographs), len(photographs) - len(pending))
             with closing(read_ahead(source, pending)) as decoded:
-                try:
-                    for record in _records(decoded, detector, CropWriter(target, style), outputs, batch_size, stop):
-                        report.append(record)
-                        watcher.advance(record)
-                except OSError as error:
-                    raise DataError(
-                        f"target={target} cannot be written any more ({error.strerror or error}): make room, "
-                        f"then give the same command; it goes on after the {len(report.records)} that are done"
-                    ) from None
+                for record in _records(decoded, detector, CropWriter(target, style), outputs, batch_size, stop):
+                    report.append(record)
+                    watcher.advance(record)
             done = [report.records[path] for path in photographs if path in report.records]
     if stop.signal_number is not None and len(done) < len(photographs):
         raise StoppedError(

@@ -90,16 +90,15 @@ class Report:
         """Add a line; it is in the operating system's hands when this returns.
 
         Raises:
-            OSError: the disk is full; the report is then as it was before.
+            DataError: the disk is full; the report is then as it was before.
         """
-        line, size = record.line(), os.fstat(self._file).st_size
+        rest, size = record.line(), os.fstat(self._file).st_size
         try:
-            if os.write(self._file, line) != len(line):
-                os.ftruncate(self._file, size)
-                os.write(self._file, line)
-        except OSError:
+            while rest:  # on a nearly full disk a part of the line is written first, and no error raised
+                rest = rest[os.write(self._file, rest) :]
+        except OSError as error:
             os.ftruncate(self._file, size)
-            raise
+            raise unwritable(self._target, error) from None
         self.records[record.path] = record
 
     def close(self) -> None:
@@ -127,7 +126,7 @@ def open_report(target: Path, settings: dict[str, Any], redo: bool) -> Iterator[
         target.mkdir(parents=True, exist_ok=True)
         lock = _lock(target)
     except OSError as error:
-        raise _unwritable(target, error) from None
+        raise unwritable(target, error) from None
     try:
         _check_owner(target)
         if redo:
@@ -139,7 +138,7 @@ def open_report(target: Path, settings: dict[str, Any], redo: bool) -> Iterator[
             _write_settings(target, settings)
             report = Report(target, records)
         except OSError as error:
-            raise _unwritable(target, error) from None
+            raise unwritable(target, error) from None
         try:
             yield report
         finally:
@@ -148,8 +147,12 @@ def open_report(target: Path, settings: dict[str, Any], redo: bool) -> Iterator[
         os.close(lock)
 
 
-def _unwritable(target: Path, error: OSError) -> DataError:
-    return DataError(f"target={target} cannot be written ({error.strerror or error}): choose a folder you may write to")
+def unwritable(target: Path, error: OSError) -> DataError:
+    """The error for a target on which a write failed: no permission, no room."""
+    return DataError(
+        f"target={target} cannot be written ({error.strerror or error}): choose a folder with room that you may write "
+        "to, or make room; what is done is kept, and the same command goes on from there"
+    )
 
 
 def _lock(target: Path) -> int:

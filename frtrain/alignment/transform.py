@@ -83,7 +83,8 @@ def warp(
         KeyError: unknown template.
     """
     matrix = similarity_transform(points, TEMPLATES[template] * (size / TEMPLATE_SIZE))
-    block = max(1, math.floor(1 / math.hypot(matrix[0, 0], matrix[1, 0])))
+    reduction = 1 / math.hypot(matrix[0, 0], matrix[1, 0])
+    block = max(1, math.floor(reduction + 1e-6))  # 1.9999999 is 2 in all but rounding
     if block > 1 or max(image.shape[:2]) >= _MAX_WARP_SIDE:
         image, matrix = _reduced_surroundings(image, matrix, size, block)
     crop = cv2.warpAffine(image, matrix, (size, size), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT)

@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from frtrain.alignment import reading
+from frtrain.alignment.reading import Photograph, SizeBatches, read_ahead
+from frtrain.errors import ImageError
+
+
+def photograph(number: int, height: int, width: int) -> Photograph:
+    return Photograph(f"{number}.png", np.zeros((height, width, 3), np.uint8))
+
+
+def write_greys(folder: Path, count: int) -> list[str]:
+    for value in range(count):
+        Image.new("RGB", (20, 10), (value,) * 3).save(folder / f"{value}.png")
+    return [f"{value}.png" for value in range(count)]
+
+
+def test_photographs_come_in_order_and_a_bad_one_as_its_error(tmp_path: Path) -> None:
+    paths = write_greys(tmp_path, 5)
+    (tmp_path / "2.png").write_bytes(b"")
+    results = list(read_ahead(tmp_path, paths))
+    assert [path for path, _ in results] == paths
+    assert isinstance(results[2][1], ImageError)
+    assert [result.image[0, 0, 0] for _, result in results if isinstance(result, Photograph)] == [0, 1, 3, 4]
+
+
+def test_memory_for_less_than_one_photograph_still_reads_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reading, "READ_AHEAD_PIXELS", 150)
+    assert len(list(read_ahead(tmp_path, write_greys(tmp_path, 6)))) == 6
+
+
+def test_decoding_stops_when_no_more_photographs_are_wanted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reading, "READ_AHEAD_PIXELS", 150)
+    decoded = read_ahead(tmp_path, write_greys(tmp_path, 50))
+    next(decoded)
+    decoded.close()
+    assert not [thread for thread in threading.enumerate() if thread.name == "decoder"]
+
+
+def test_unexpected_error_of_the_decoder_is_not_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(path: Path) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(reading, "read_image", broken)
+    with pytest.raises(ZeroDivisionError):
+        list(read_ahead(tmp_path, ["a.png"]))
+
+
+def test_batches_hold_one_size_and_every_photograph_once() -> None:
+    groups = SizeBatches(batch_size=3)
+    sizes = [(10, 10), (10, 20), (20, 10)] * 5
+    batches = [batch for number, size in enumerate(sizes) if (batch := groups.add(photograph(number, *size)))]
+    batches += groups.rest()
+    assert all(len({one.image.shape for one in batch}) == 1 for batch in batches)
+    assert sorted(int(one.path[:-4]) for batch in batches for one in batch) == list(range(15))
+    assert [len(batch) for batch in batches] == [3, 3, 3, 2, 2, 2]
+
+
+def test_batches_of_large_photographs_are_cut_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reading, "MAX_BATCH_PIXELS", 250)
+    groups = SizeBatches(batch_size=32)
+    assert not groups.add(photograph(0, 10, 10))
+    assert len(groups.add(photograph(1, 10, 10))) == 2
+    assert len(groups.add(photograph(2, 100, 100))) == 1
+
+
+def test_photographs_of_many_sizes_do_not_pile_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reading, "MAX_PENDING_PIXELS", 1000)
+    groups = SizeBatches(batch_size=32)
+    released = [len(groups.add(photograph(width, 10, width))) for width in range(1, 40)]
+    assert sum(released) > 25

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -14,6 +15,23 @@ from frtrain.evaluation.pairs import PairList
 
 MissingPolicy = Literal["error", "skip"]
 NAMED_IN_ERROR = 5
+
+
+@dataclass(frozen=True, eq=False)
+class FoundPairs:
+    """The part of a pair list that can be evaluated.
+
+    Attributes:
+        pairs: the pairs whose two images exist.
+        paths: the file of each of their images, by name.
+        missing: names without a file.
+        pairs_in_list: pairs of the whole list.
+    """
+
+    pairs: PairList
+    paths: dict[str, Path]
+    missing: tuple[str, ...]
+    pairs_in_list: int
 
 
 def find_crops(names: Iterable[str], folder: Path) -> tuple[dict[str, Path], list[str]]:
@@ -41,7 +59,7 @@ def find_crops(names: Iterable[str], folder: Path) -> tuple[dict[str, Path], lis
     return found, missing
 
 
-def keep_found(pairs: PairList, folder: Path, policy: MissingPolicy) -> tuple[PairList, dict[str, Path], list[str]]:
+def keep_found(pairs: PairList, folder: Path, policy: MissingPolicy) -> FoundPairs:
     """Apply the policy on missing crops.
 
     Args:
@@ -49,15 +67,12 @@ def keep_found(pairs: PairList, folder: Path, policy: MissingPolicy) -> tuple[Pa
         folder: where the crops are.
         policy: `error` refuses an incomplete folder; `skip` leaves out the pairs that miss an image.
 
-    Returns:
-        The pairs to evaluate, the path of each of their images, and the names of the missing images.
-
     Raises:
         DataError: images are missing under `error`, or no genuine or no impostor pair is left under `skip`.
     """
     found, missing = find_crops(pairs.names(), folder)
     if not missing:
-        return pairs, found, missing
+        return FoundPairs(pairs, found, (), len(pairs))
     total = len(found) + len(missing)
     some = ", ".join(missing[:NAMED_IN_ERROR]) + (", ..." if len(missing) > NAMED_IN_ERROR else "")
     problem = f"suite.crops={folder}: {len(missing):,} of {total:,} images of the pair list are missing ({some})"
@@ -69,7 +84,7 @@ def keep_found(pairs: PairList, folder: Path, policy: MissingPolicy) -> tuple[Pa
     kept = pairs.subset(np.array([a in found and b in found for a, b in zip(pairs.left, pairs.right, strict=True)]))
     if not kept.genuine.any() or kept.genuine.all():
         raise DataError(f"{problem}; too few pairs are left to evaluate")
-    return kept, {name: found[name] for name in kept.names()}, missing
+    return FoundPairs(kept, {name: found[name] for name in kept.names()}, tuple(missing), len(pairs))
 
 
 def _images(folder: Path) -> dict[str, Path]:

@@ -26,7 +26,7 @@ def html_page(report: Report, model: str, created: str, pictures: Mapping[str, t
     facts = {
         "model": model,
         "pairs": f"{len(report.pairs):,} ({verification.genuine:,} genuine, {verification.impostor:,} impostor)",
-        "images": f"{len(report.paths):,}",
+        "images": f"{report.images:,}",
         **report.settings,
         "made": f"{created.replace('T', ' ').replace('+00:00', ' UTC')} by frtrain {__version__}",
         "took": f"{report.seconds:.1f} s",

@@ -13,7 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from frtrain import __version__
-from frtrain.data.images import read_image
 from frtrain.errors import DataError
 from frtrain.evaluation.page import html_page
 from frtrain.evaluation.pictures import error_sheet, hardest_errors, histogram_figure, png, roc_figure
@@ -79,7 +78,7 @@ def _pictures(report: Report) -> dict[str, tuple[bytes, str]]:
     pairs, scores, verification = report.pairs, report.scores, report.verification
 
     def images(index: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        return read_image(report.paths[pairs.left[index]]), read_image(report.paths[pairs.right[index]])
+        return report.image(pairs.left[index]), report.image(pairs.right[index])
 
     def captions(index: int) -> tuple[str, str]:
         return pairs.left[index].rpartition("/")[2], pairs.right[index].rpartition("/")[2]

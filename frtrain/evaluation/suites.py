@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 
 from frtrain.data.images import read_image
 from frtrain.errors import ConfigError, DataError
-from frtrain.evaluation.crops import MissingPolicy, keep_found
+from frtrain.evaluation.crops import FoundPairs, MissingPolicy, keep_found
 from frtrain.evaluation.embed import Embed, Progress, embed_images
 from frtrain.evaluation.metrics import Verification
 from frtrain.evaluation.pairs import PairList, is_view_2, read_lfw_pairs
@@ -31,7 +32,8 @@ class Report:
         verification: the numbers.
         pairs: the pairs that were scored.
         scores: `float64 [P]`, cosine similarity of each pair.
-        paths: the crop of each image name.
+        image: the crop of an image name, `uint8 [H, W, 3]`.
+        images: number of different images in `pairs`.
         missing: image names that the list asks for and the folder lacks (policy `skip`).
         pairs_in_list: pairs of the whole list; more than `len(pairs)` only where images are missing.
         seconds: wall time of the evaluation.
@@ -43,7 +45,8 @@ class Report:
     verification: Verification
     pairs: PairList
     scores: NDArray[np.float64]
-    paths: dict[str, Path]
+    image: Callable[[str], NDArray[np.uint8]]
+    images: int
     missing: tuple[str, ...]
     pairs_in_list: int
     seconds: float
@@ -117,7 +120,7 @@ class LfwSuite:
         self.far = far
         self.resamples = resamples
         self.seed = seed
-        self._found: tuple[PairList, dict[str, Path], list[str], int] | None = None
+        self._found: FoundPairs | None = None
 
     def check(self) -> None:
         """Read the pair list and look for every image it names.
@@ -130,7 +133,7 @@ class LfwSuite:
 
     def images(self) -> int:
         """Images that the pairs name, each counted once."""
-        return len(self._files()[1])
+        return len(self._files().paths)
 
     def run(self, embed: Embed, size: int, batch_size: int, progress: Progress | None = None) -> Report:
         """See `Suite.run`.
@@ -140,25 +143,27 @@ class LfwSuite:
             ImageError: a crop cannot be decoded.
         """
         began = time.perf_counter()
-        pairs, paths, missing, pairs_in_list = self._files()
-        names = pairs.names()
+        files = self._files()
+        names = files.pairs.names()
+        paths = [files.paths[name] for name in names]
 
         def read(index: int) -> NDArray[np.uint8]:
-            return _read_crop(paths[names[index]], size)
+            return _read_crop(paths[index], size)
 
         embeddings = embed_images(
-            embed, read, len(names), batch_size, self.flip, progress, lambda index: str(paths[names[index]])
+            embed, read, len(names), batch_size, self.flip, progress, lambda index: str(paths[index])
         )
-        rows = pairs.indexed()
+        rows = files.pairs.indexed()
         return Report(
             suite=self.name,
             title=self.title,
             verification=verify(embeddings, rows, self.far, self.resamples, self.seed),
-            pairs=pairs,
+            pairs=files.pairs,
             scores=pair_scores(embeddings, rows),
-            paths=paths,
-            missing=tuple(missing),
-            pairs_in_list=pairs_in_list,
+            image=lambda name: _read_crop(files.paths[name], size),
+            images=len(names),
+            missing=files.missing,
+            pairs_in_list=files.pairs_in_list,
             seconds=time.perf_counter() - began,
             settings={
                 "pair list": str(self.pairs),
@@ -167,7 +172,7 @@ class LfwSuite:
             },
         )
 
-    def _files(self) -> tuple[PairList, dict[str, Path], list[str], int]:
+    def _files(self) -> FoundPairs:
         if self._found is None:
             if self.pairs is None:
                 raise ConfigError(
@@ -184,9 +189,7 @@ class LfwSuite:
                     f"suite.pairs={self.pairs}: is a list of View {3 - self.view}; "
                     f"use suite=lfw_view{3 - self.view}, or LFW's {self.pair_file}"
                 )
-            whole = read_lfw_pairs(path)
-            kept, paths, missing = keep_found(whole, Path(self.crops).expanduser(), self.missing)
-            self._found = kept, paths, missing, len(whole)
+            self._found = keep_found(read_lfw_pairs(path), Path(self.crops).expanduser(), self.missing)
         return self._found
 
 

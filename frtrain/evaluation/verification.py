@@ -53,6 +53,8 @@ def verify_source(
     batch_size: int,
     flip: bool,
     progress: Progress | None = None,
+    resamples: int = 0,
+    seed: int = 0,
 ) -> tuple[Verification, NDArray[np.float64]]:
     """Verification of pairs of a source's images; each image that a pair names is embedded once.
 
@@ -61,6 +63,7 @@ def verify_source(
         source: the images.
         pairs: positions in `source`, for example of `pairs_from_labels`.
         batch_size, flip, progress: as for `embed_images`.
+        resamples, seed: as for `measure`.
 
     Returns:
         The result, and the score of each pair `[P]`.
@@ -81,4 +84,4 @@ def verify_source(
     )
     rows = IndexPairs(position[: len(pairs)], position[len(pairs) :], pairs.genuine, pairs.fold)
     scores = pair_scores(embeddings, rows)
-    return measure(scores, pairs.genuine, pairs.fold), scores
+    return measure(scores, pairs.genuine, pairs.fold, FAR_TARGETS, resamples, seed), scores

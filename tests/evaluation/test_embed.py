@@ -8,6 +8,7 @@ import torch
 
 from frtrain.errors import DataError
 from frtrain.evaluation.embed import embed_images, normalised
+from frtrain.evaluation.held_out import held_out_report
 from frtrain.evaluation.pairs import pairs_from_labels
 from frtrain.evaluation.verification import pair_scores, verify, verify_source
 
@@ -138,6 +139,15 @@ def test_each_image_of_a_source_is_embedded_once():
     pairs = pairs_from_labels(source.labels, 60, seed=0)
     verify_source(flat, source, pairs, batch_size=16, flip=False)
     assert sorted(source.read) == sorted({*pairs.left.tolist(), *pairs.right.tolist()})
+
+
+def test_held_out_report_shows_the_pairs_that_validation_asked():
+    source = Faces()
+    pairs = pairs_from_labels(source.labels, 60, seed=3)
+    _, scores = verify_source(flat, source, pairs, batch_size=16, flip=True)
+    report = held_out_report(flat, source, 60, seed=3)
+    np.testing.assert_array_equal(report.scores, scores)
+    np.testing.assert_array_equal(report.image(report.pairs.left[7]), source.image(int(pairs.left[7])))
 
 
 def test_scores_are_cosines_of_the_paired_rows():

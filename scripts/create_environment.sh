@@ -38,5 +38,5 @@ if [ -e "$unfinished" ] || ! "$venv/bin/python" -m pip --version >/dev/null 2>&1
 fi
 touch "$unfinished"
 echo "installing frtrain and torch into $venv with $("$venv/bin/python" --version): about two minutes and 6 GB" >&2
-"$venv/bin/python" -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+"$venv/bin/python" -m pip install --quiet --quiet --disable-pip-version-check -e '.[dev]'
 rm "$unfinished"

@@ -9,14 +9,28 @@ from torch import nn
 
 from frtrain.registry import Registry
 
-BACKBONES: Registry[nn.Module] = Registry("backbone")
-"""Networks from `float32 [B, 3, 112, 112]` in [-1, 1] to an embedding `[B, embedding_size]` (an `int` attribute)."""
-
 CROP_SIZE = 112
 """Height and width, in pixels, of the aligned crop that every backbone is built for."""
 
 
-class ConvolutionalBackbone(nn.Module, ABC):
+class Backbone(nn.Module, ABC):
+    """A network from crops, `float32 [B, 3, 112, 112]` in [-1, 1], to embeddings `[B, embedding_size]`, not normalised.
+
+    Attributes:
+        embedding_size: length d of the embedding.
+    """
+
+    embedding_size: int
+
+    @abstractmethod
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Embed a batch of crops."""
+
+
+BACKBONES: Registry[Backbone] = Registry("backbone")
+
+
+class ConvolutionalBackbone(Backbone):
     """A convolutional trunk and ArcFace's neck: BN - dropout - flatten - linear - BN (Deng et al. 2019, "option E").
 
     The neck computes in float32 outside autocast: the embedding of a bf16 trunk is not rounded to three digits.

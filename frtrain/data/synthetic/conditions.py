@@ -90,8 +90,8 @@ def draw_conditions(seed: int, identity: int, sample: int) -> Conditions:
     rng = generator(CONDITIONS_STREAM, seed, identity, sample)
     return Conditions(
         pose=Pose(
-            yaw=_spread(rng, 0.30, 0.66),
-            pitch=_spread(rng, 0.14, 0.30),
+            yaw=_spread(rng, 0.26, 0.6),
+            pitch=_spread(rng, 0.12, 0.27),
             roll=_spread(rng, 0.12, 0.30),
         ),
         expression=_expression(rng),
@@ -99,7 +99,7 @@ def draw_conditions(seed: int, identity: int, sample: int) -> Conditions:
         occlusion=_occlusion(rng),
         optics=_optics(rng),
         clothes=any_colour(rng),
-        landmark_error=tuple((float(x), float(y)) for x, y in rng.standard_normal((5, 2)) * 0.018),
+        landmark_error=tuple((float(x), float(y)) for x, y in rng.standard_normal((5, 2)) * 0.015),
         texture_seed=int(rng.integers(2**31)),
     )
 
@@ -142,8 +142,8 @@ def _light(rng: np.random.Generator) -> Light:
 
 
 def _occlusion(rng: np.random.Generator) -> Occlusion:
-    glasses = str(rng.choice(["none", "thin", "thick", "dark"], p=[0.80, 0.08, 0.09, 0.03]))
-    cover = str(rng.choice(["none", "scarf", "hat", "hand"], p=[0.85, 0.03, 0.07, 0.05]))
+    glasses = str(rng.choice(["none", "thin", "thick", "dark"], p=[0.83, 0.07, 0.08, 0.02]))
+    cover = str(rng.choice(["none", "scarf", "hat", "hand"], p=[0.88, 0.02, 0.06, 0.04]))
     return Occlusion(
         glasses=glasses,
         glasses_shape=float(rng.uniform(0, 1)),
@@ -159,8 +159,8 @@ def _optics(rng: np.random.Generator) -> Optics:
         scale=float(rng.uniform(0.185, 0.235)),
         shift_x=_spread(rng, 0.12, 0.3),
         shift_y=_spread(rng, 0.10, 0.25),
-        blur=float(rng.beta(1.0, 3.0)) * 0.045,
-        motion=float(rng.uniform(0.03, 0.10)) if rng.random() < 0.08 else 0.0,
+        blur=float(rng.beta(1.0, 3.0)) * 0.035,
+        motion=float(rng.uniform(0.03, 0.10)) if rng.random() < 0.06 else 0.0,
         motion_angle=float(rng.uniform(0, np.pi)),
         noise=float(rng.beta(1.0, 2.5)) * 9,
         jpeg=int(rng.integers(40, 96)),

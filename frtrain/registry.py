@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+import pkgutil
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any, Generic, TypeVar, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, create_model
@@ -120,3 +122,9 @@ class Registry(Generic[Component]):
             return self.get(spec["name"]).factory(**parameters, **given)
         except ValueError as error:
             raise ConfigError(f"{self.kind}={spec['name']}: {error}") from error
+
+
+def import_modules(package: str, path: Iterable[str]) -> None:
+    """Import every module of a package, so that its components register: a new one is a new file and nothing else."""
+    for module in pkgutil.iter_modules(path):
+        import_module(f"{package}.{module.name}")

@@ -126,7 +126,7 @@ def _print_help(verb: str) -> None:
     module = _module(verb)
     console.print(f"[bold]python -m frtrain {verb}[/] key=value ...    {VERBS[verb]}\n")
     console.print(escape(module.EXAMPLES.strip()), style="cyan")
-    groups = groups_of(verb)
+    groups = [group for group in groups_of(verb) if choices(group)]
     if groups:
         console.print("\n[bold]Choices[/] (group=option)")
     for group in groups:

@@ -3,23 +3,37 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from frtrain.config_files import config_folder
 from frtrain.errors import ConfigError
 from frtrain.schema import nearest
 
 Plain = dict[str, Any]
+
+
+@contextmanager
+def composer() -> Iterator[None]:
+    """Hydra ready to compose frtrain's configurations, also from within a running Hydra application."""
+    running = GlobalHydra.instance().hydra
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(str(config_folder()), version_base="1.3", job_name="frtrain"):
+            yield
+    finally:
+        GlobalHydra.instance().hydra = running
 
 
 def choices(group: str) -> list[str]:
@@ -34,7 +48,7 @@ def group_defaults(group: str, option: str) -> Plain:
     Raises:
         ConfigError: there is no such option.
     """
-    with initialize_config_dir(str(config_folder()), version_base="1.3", job_name=group):
+    with composer():
         try:
             values = plain(compose(f"{group}/{option}"))
         except (HydraException, OmegaConfBaseException) as error:
@@ -44,8 +58,7 @@ def group_defaults(group: str, option: str) -> Plain:
 
 def groups_of(verb: str) -> list[str]:
     """The configuration groups that a verb chooses from, in the order of its defaults list."""
-    text = (config_folder() / f"{verb}.yaml").read_text(encoding="utf-8")
-    defaults = OmegaConf.create(text).get("defaults", [])
+    defaults = OmegaConf.select(OmegaConf.load(config_folder() / f"{verb}.yaml"), "defaults", default=[])
     names = [str(next(iter(item))) for item in defaults if isinstance(item, DictConfig)]
     return [name.removeprefix("optional ").removeprefix("override ").lstrip("/") for name in names]
 
@@ -58,6 +71,8 @@ def plain(config: DictConfig) -> Plain:
     """
     try:
         values = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    except MissingMandatoryValue as error:
+        raise ConfigError(f"{error.full_key}: a value is required; set it with {error.full_key}=...") from None
     except OmegaConfBaseException as error:
         raise ConfigError(str(error).splitlines()[0]) from None
     if not isinstance(values, dict):
@@ -71,7 +86,7 @@ def compose_plain(verb: str, overrides: Sequence[str]) -> Plain:
     Raises:
         ConfigError: an override cannot be parsed, names an unknown key or group option; suggests the nearest.
     """
-    with initialize_config_dir(str(config_folder()), version_base="1.3", job_name=verb):
+    with composer():
         try:
             return plain(compose(verb, overrides=list(overrides)))
         except (HydraException, OmegaConfBaseException) as error:
@@ -132,7 +147,7 @@ def _explain(verb: str, error: Exception) -> str:
 
 
 def _known_keys(verb: str, parent: str) -> list[str]:
-    with initialize_config_dir(str(config_folder()), version_base="1.3", job_name=verb):
+    with composer():
         node = compose(verb)
         try:
             section = OmegaConf.select(node, parent) if parent else node

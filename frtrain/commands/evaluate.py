@@ -5,18 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from frtrain.deploy.embedder import load_embedder
 from frtrain.errors import ConfigError
+from frtrain.evaluation import SUITES, Report
 from frtrain.evaluation.references import REFERENCES, Embedder
 from frtrain.evaluation.report import prepare_folder, write_report
-from frtrain.evaluation.suites import SUITES, Report
 from frtrain.evaluation.summary import rows
 from frtrain.schema import PositiveInt, Section
+from frtrain.training.hardware import choose_device
 
 EXAMPLES = """
 python -m frtrain evaluate model=runs/arcface suite=lfw_view2 suite.crops=data/lfw/crops suite.pairs=data/lfw/pairs.txt
@@ -105,18 +106,7 @@ def _is_reference(model: str) -> bool:
 def _embedder(model: str, device: str) -> Embedder:
     if _is_reference(model):
         return REFERENCES.build({"name": model})
-    from frtrain.deploy.embedder import load_embedder
-
-    return load_embedder(Path(model).expanduser(), _device(device))
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
-    try:
-        return torch.device(name)
-    except RuntimeError:
-        raise ConfigError(f"device={name}: must be auto, cpu, cuda, cuda:1 or mps") from None
+    return load_embedder(model, choose_device(device).value)
 
 
 def _show(console: Console, report: Report, model: str) -> None:

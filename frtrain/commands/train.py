@@ -9,15 +9,16 @@ from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
 from rich.console import Console
-from rich.logging import RichHandler
 from rich.markup import escape
 
 from frtrain.config import TrainConfig
 from frtrain.errors import FrtrainError
-from frtrain.evaluation.held_out import held_out_report
+from frtrain.evaluation import SUITES, Report
+from frtrain.evaluation.identities import identities_report
+from frtrain.evaluation.pairs import pairs_from_labels
 from frtrain.evaluation.report import write_report
-from frtrain.evaluation.suites import SUITES, Report
 from frtrain.training.build import check_components, checkpoint_to_resume, prepare, run_folder_for
+from frtrain.training.console import ConsoleLines
 from frtrain.training.loop import train
 from frtrain.training.run import Run
 from frtrain.training.run_folder import RunFolder
@@ -51,8 +52,9 @@ def run(config: TrainConfig) -> int:
         handlers = _log_to(folder, console)
         try:
             return _run(config, folder, console, stop)
-        except FrtrainError as error:
-            log.debug("%s", error)
+        except (FrtrainError, KeyboardInterrupt) as error:
+            log.debug("%s: %s", type(error).__name__, error)
+            folder.remove_if_unused()
             raise
         finally:
             for handler in handlers:
@@ -89,7 +91,9 @@ def _reports(run: Run) -> dict[str, tuple[Report, Path]]:
     model = f"{run.config.backbone['name']} trained with {run.config.loss['name']}, {run.folder.path}"
     evaluations = run.folder.path / "evaluations"
     if run.held_out is not None:
-        report = held_out_report(run.embed, run.held_out, run.config.validation.pairs, run.config.seed)
+        pairs = pairs_from_labels(run.held_out.labels, run.config.validation.pairs, run.config.seed)
+        title = "Held-out identities of the training data"
+        report = identities_report(run.embed, run.held_out, pairs, "held_out", title)
         page = write_report(report, model, evaluations / "held_out")
         shutil.copyfile(page, run.folder.report)
         reports["held-out identities"] = (report, run.folder.report)
@@ -121,12 +125,12 @@ def _tell_how_to_go_on(run: Run, console: Console, stop: StopRequest) -> int:
         console.print(f"go on with: [cyan]python -m frtrain resume={escape(str(run.folder.path))}[/]")
     else:
         log.info("stopped by %s before the first step: nothing to save", name)
+        run.folder.remove_if_unused()
     return stop.exit_status
 
 
 def _log_to(folder: RunFolder, console: Console) -> list[logging.Handler]:
-    screen = RichHandler(console=console, show_path=False, show_level=False, log_time_format="%H:%M:%S", markup=False)
-    screen.setLevel(logging.INFO)
+    screen = ConsoleLines(console)
     try:
         file: logging.Handler = logging.FileHandler(folder.log, encoding="utf-8")
     except OSError as error:

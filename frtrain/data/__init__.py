@@ -1,6 +1,6 @@
 """Sources of labelled faces, augmentation, deterministic order and loading."""
 
-from frtrain.data import folder
+from frtrain.data import folder, synthetic
 from frtrain.data.source import SOURCES, Source
 
-__all__ = ["SOURCES", "Source", "folder"]
+__all__ = ["SOURCES", "Source", "folder", "synthetic"]

@@ -50,12 +50,12 @@ class AugmentedSamples(Dataset):  # type: ignore[type-arg]
     def __getitem__(self, key: SampleKey) -> tuple[torch.Tensor, int, int] | ImageError:
         # An exception raised in a worker loses its type on the way; a value does not.
         try:
-            image = self.source.image(key.index)
+            image = self.source.image(key.sample)
         except ImageError as error:
             return error
         augmented = self.augmentation(image, sample_generator(self.seed, key))
         planes = np.ascontiguousarray(augmented.transpose(2, 0, 1))
-        return torch.from_numpy(planes), int(self.source.labels[key.index]), key.index
+        return torch.from_numpy(planes), int(self.source.labels[key.sample]), key.sample
 
 
 class KeyBatches:

@@ -17,7 +17,7 @@ class SampleKey(NamedTuple):
     """What a sample's pixels depend on, besides the seed."""
 
     epoch: int
-    index: int
+    sample: int
 
 
 class ShuffledOrder:
@@ -53,4 +53,4 @@ class ShuffledOrder:
 
 def sample_generator(seed: int, key: SampleKey) -> np.random.Generator:
     """The random numbers of one sample's augmentation: the same whatever worker or rank draws them."""
-    return np.random.default_rng([seed, 2, key.epoch, key.index])
+    return np.random.default_rng([seed, 2, key.epoch, key.sample])

@@ -26,7 +26,7 @@ class Embedder:
 
     def __init__(self, backbone: nn.Module, preprocessing: Preprocessing, device: torch.device, description: str):
         # channels_last is the faster layout for convolutions on current CPUs and GPUs alike.
-        self.backbone = backbone.to(device, memory_format=torch.channels_last).eval().requires_grad_(False)
+        self.backbone = backbone.to(device).to(memory_format=torch.channels_last).eval().requires_grad_(False)
         self.preprocessing = preprocessing
         self.device = device
         self.description = description

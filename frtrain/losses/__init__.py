@@ -1,6 +1,8 @@
 """Losses as heads: what a loss does to similarities. One file per loss; `base` states the contract."""
 
-from frtrain.losses import arcface, cosface, normface, softmax, sv_softmax
 from frtrain.losses.base import LOSSES, Head
+from frtrain.registry import import_modules
 
-__all__ = ["LOSSES", "Head", "arcface", "cosface", "normface", "softmax", "sv_softmax"]
+import_modules(__name__, __path__)
+
+__all__ = ["LOSSES", "Head"]

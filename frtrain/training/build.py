@@ -20,7 +20,7 @@ from frtrain.data.preprocessing import Preprocessing
 from frtrain.data.source import Source
 from frtrain.data.subset import check_source, hold_out_identities
 from frtrain.errors import CheckpointError, ConfigError
-from frtrain.evaluation.suites import SUITES
+from frtrain.evaluation import SUITES
 from frtrain.losses import LOSSES
 from frtrain.training.checkpoint import Checkpoint, read_checkpoint
 from frtrain.training.hardware import choose_channels_last, choose_device, choose_precision, choose_workers
@@ -99,8 +99,13 @@ def prepare(config: TrainConfig, folder: RunFolder, checkpoint: Checkpoint | Non
     precision = choose_precision(trainer.precision, device.value)
     channels_last = choose_channels_last(trainer.channels_last, device.value)
     workers = choose_workers(trainer.workers, device.value)
-    for choice in (device, precision, channels_last, workers):
-        log.info("%s", choice.reason)
+    for what, choice in (
+        ("device", device),
+        ("precision", precision),
+        ("channels_last", channels_last),
+        ("loader workers", workers),
+    ):
+        log.info("%s %s: %s", what, choice.value if choice.value is not None else "float32", choice.reason)
 
     source = SOURCES.build(config.data)
     check_source(source)

@@ -28,8 +28,9 @@ STEP_FOLDER = "step-"
 class RunFolder:
     """Paths below `runs/<name>/<time>/`, and the checkpoints in it."""
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, created: bool = False):
         self.path = path
+        self.created = created
         self.checkpoints = path / "checkpoints"
         self.metrics = path / "metrics.jsonl"
         self.log = path / "train.log"
@@ -44,6 +45,7 @@ class RunFolder:
             FrtrainError: it cannot be made or written to.
         """
         path = Path(run_dir).expanduser() if run_dir else _unused(Path(runs).expanduser() / name)
+        created = not path.exists()
         try:
             path.mkdir(parents=True, exist_ok=True)
             probe = path / f".writable.{os.getpid()}"
@@ -54,7 +56,7 @@ class RunFolder:
             raise FrtrainError(
                 f"{path}: the run folder cannot be written ({error.strerror}); choose another with {key}=..."
             ) from None
-        return cls(path)
+        return cls(path, created)
 
     def write_facts(self, config: dict[str, Any], overrides: list[str], device: torch.device) -> None:
         """Write `config.yaml` (resolved), `overrides.yaml` and `environment.json`.
@@ -104,6 +106,11 @@ class RunFolder:
                 doomed = self.checkpoints / f".{self.checkpoint(step).name}.{os.getpid()}.part"
                 self.checkpoint(step).rename(doomed)
                 shutil.rmtree(doomed, ignore_errors=True)
+
+    def remove_if_unused(self) -> None:
+        """Remove the folder if this process made it and no checkpoint came into it."""
+        if self.created and not self.steps():
+            shutil.rmtree(self.path, ignore_errors=True)
 
     def remove_leftovers(self) -> None:
         """Remove what a killed process left half-written."""

@@ -9,7 +9,7 @@ def flattened(order: ShuffledOrder, position: int, batch_size: int, count: int) 
 
 def test_an_epoch_visits_every_sample_once():
     keys = flattened(ShuffledOrder(10, seed=3), 0, 5, 2)
-    assert sorted(key.index for key in keys) == list(range(10))
+    assert sorted(key.sample for key in keys) == list(range(10))
     assert {key.epoch for key in keys} == {0}
 
 

@@ -8,7 +8,7 @@ import torch
 
 from frtrain.errors import DataError
 from frtrain.evaluation.embed import embed_images, normalised
-from frtrain.evaluation.held_out import held_out_report
+from frtrain.evaluation.identities import identities_report
 from frtrain.evaluation.pairs import pairs_from_labels
 from frtrain.evaluation.verification import pair_scores, verify, verify_source
 
@@ -145,7 +145,7 @@ def test_held_out_report_shows_the_pairs_that_validation_asked():
     source = Faces()
     pairs = pairs_from_labels(source.labels, 60, seed=3)
     _, scores = verify_source(flat, source, pairs, batch_size=16, flip=True)
-    report = held_out_report(flat, source, 60, seed=3)
+    report = identities_report(flat, source, pairs, "held_out", "Held-out identities", batch_size=16, resamples=0)
     np.testing.assert_array_equal(report.scores, scores)
     np.testing.assert_array_equal(report.image(report.pairs.left[7]), source.image(int(pairs.left[7])))
 

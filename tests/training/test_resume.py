@@ -1,0 +1,150 @@
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from frtrain.errors import CheckpointError
+from frtrain.training.checkpoint import Checkpoint, read_checkpoint
+from frtrain.training.run_folder import RunFolder, checkpoint_of
+from frtrain.training.state import TrainingState
+
+SmallRun = Callable[..., tuple[int, RunFolder]]
+
+
+def last(folder: RunFolder) -> Checkpoint:
+    return read_checkpoint(checkpoint_of(folder.path))
+
+
+def assert_same_weights(one: Checkpoint, other: Checkpoint) -> None:
+    for part, tensors in one.tensors.items():
+        assert tensors.keys() == other.tensors[part].keys()
+        for name, tensor in tensors.items():
+            assert torch.equal(tensor, other.tensors[part][name]), f"{part}: {name}"
+    assert one.state["position"] == other.state["position"]
+
+
+@pytest.fixture
+def stop_after(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, signal.Signals], None]:
+    """Raise a signal in this process when the given step is done."""
+
+    def arm(step: int, number: signal.Signals = signal.SIGTERM) -> None:
+        advance = TrainingState.advance
+
+        def advance_and_stop(self: TrainingState, applied: bool) -> None:
+            advance(self, applied)
+            if self.step == step:
+                signal.raise_signal(number)
+
+        monkeypatch.setattr(TrainingState, "advance", advance_and_stop)
+
+    return arm
+
+
+@pytest.mark.parametrize("stop_step", [1, 3, 5])
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ("trainer.accumulate=2", "backbone.dropout=0.4"),
+        ("optimizer=adamw", "loss=sv_softmax", "trainer.workers=1"),
+        ("trainer.precision=bf16", "trainer.channels_last=true", "scheduler=cosine", "validation.fraction=0.3"),
+    ],
+    ids=["accumulating", "adamw-worker", "bf16-validation"],
+)
+def test_a_stopped_and_resumed_run_has_the_weights_of_an_uninterrupted_one(
+    small_run: SmallRun, stop_after: Callable[..., None], stop_step: int, overrides: tuple[str, ...]
+):
+    _, whole = small_run("whole", *overrides)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(TrainingState, "advance", TrainingState.advance)
+        stop_after(stop_step)
+        _, stopped = small_run("stopped", *overrides)
+    assert last(stopped).state["step"] == stop_step
+    stop_after(10**9)
+    status, resumed = small_run("stopped", *overrides)
+    assert status == 0
+    assert last(resumed).state["step"] == 6
+    assert_same_weights(last(whole), last(resumed))
+
+
+def test_two_runs_with_the_same_seed_are_the_same_and_with_another_are_not(small_run: SmallRun):
+    one, same, other = (last(small_run(name, f"seed={seed}")[1]) for name, seed in [("a", 3), ("b", 3), ("c", 4)])
+    assert_same_weights(one, same)
+    assert not torch.equal(one.tensors["classifier"]["centres"], other.tensors["classifier"]["centres"])
+
+
+def test_the_number_of_workers_changes_nothing(small_run: SmallRun):
+    none, two = (last(small_run(f"w{workers}", f"trainer.workers={workers}")[1]) for workers in (0, 2))
+    assert_same_weights(none, two)
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 0), (signal.SIGUSR1, 0)])
+def test_a_stop_signal_finishes_the_step_checkpoints_and_says_how_to_go_on(
+    small_run: SmallRun,
+    stop_after: Callable[..., None],
+    capsys: pytest.CaptureFixture[str],
+    number: signal.Signals,
+    status: int,
+):
+    stop_after(2, number)
+    exit_status, folder = small_run("run")
+    assert exit_status == status
+    assert folder.steps() == [2]
+    assert f"python -m frtrain resume={folder.path}" in capsys.readouterr().out
+
+
+def test_metrics_have_one_line_per_step_after_a_resume(small_run: SmallRun, stop_after: Callable[..., None]):
+    stop_after(4)
+    _, folder = small_run("run")
+    folder.metrics.write_text(folder.metrics.read_text() + '{"step": 5, "epoch"')  # a line cut by a crash
+    stop_after(10**9)
+    small_run("run")
+    steps = [json.loads(line)["step"] for line in folder.metrics.read_text().splitlines()]
+    assert steps == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_run_on_other_data_cannot_be_resumed_and_the_difference_is_named(
+    small_run: SmallRun, stop_after: Callable[..., None], tmp_path: Path
+):
+    stop_after(2)
+    small_run("run")
+    stranger = tmp_path / "crops" / "stranger" / "1.png"
+    stranger.parent.mkdir()
+    Image.new("RGB", (112, 112)).save(stranger)
+    with pytest.raises(CheckpointError, match=r"other data \(8 identities then, 9 now; new: stranger"):
+        small_run("run")
+
+
+def test_a_run_of_another_architecture_cannot_be_resumed(small_run: SmallRun, stop_after: Callable[..., None]):
+    stop_after(2)
+    small_run("run")
+    with pytest.raises(CheckpointError, match=r"the backbone does not fit: .* in the checkpoint and .* in this run"):
+        small_run("run", "backbone.widths=[16,16,16,24]")
+
+
+def test_a_damaged_checkpoint_is_not_resumed_from(small_run: SmallRun, stop_after: Callable[..., None]):
+    stop_after(2)
+    _, folder = small_run("run")
+    weights = folder.checkpoint(2) / "backbone.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-10])
+    with pytest.raises(CheckpointError, match=r"backbone\.safetensors: is damaged"):
+        small_run("run")
+
+
+def test_resume_never_refuses_a_folder_in_use(small_run: SmallRun):
+    small_run("run")
+    with pytest.raises(CheckpointError, match="holds checkpoints of an earlier run and resume=never"):
+        small_run("run", "resume=never")
+
+
+def test_a_finished_run_is_not_trained_again(small_run: SmallRun):
+    _, folder = small_run("run")
+    before = last(folder)
+    status, _ = small_run("run")
+    assert status == 0
+    assert_same_weights(before, last(folder))

@@ -98,30 +98,29 @@ class MTCNN:
             return []
         found = self._search(self._cascade, images)
         without = [index for index, faces in enumerate(found) if not faces]
-        if self._lenient is None or not without:
-            return found
-        border = round(self._retry_margin * min(images[0].shape[:2]))
-        framed = [np.pad(images[index], ((border, border), (border, border), (0, 0))) for index in without]
-        for index, faces in zip(without, self._search(self._lenient, framed), strict=True):
-            found[index] = [
-                replace(face, box=face.box - border, points=face.points - border, second_search=True) for face in faces
-            ]
+        if self._lenient is not None and without:
+            second = self._search(self._lenient, [images[index] for index in without], self._retry_margin)
+            for index, faces in zip(without, second, strict=True):
+                found[index] = [replace(face, second_search=True) for face in faces]
         return found
 
-    def _search(self, cascade: Any, images: list[NDArray[np.uint8]]) -> list[list[Face]]:
+    def _search(self, cascade: Any, images: list[NDArray[np.uint8]], margin: float = 0.0) -> list[list[Face]]:
+        """The faces of images with a black border of `margin` times their short side, in pixels of the images."""
         height, width = images[0].shape[:2]
-        scale = min(1.0, self._max_side / max(height, width))
+        scale = min(1.0, self._max_side / (max(height, width) + 2 * margin * min(height, width)))
         size = (max(1, round(width * scale)), max(1, round(height * scale)))
-        if min(size) < self._min_face_size:
+        border = round(margin * min(size))
+        if min(size) + 2 * border < self._min_face_size:
             return [[] for _ in images]  # facenet-pytorch raises where its image pyramid has no level
         if scale < 1:
             images = [np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8) for image in images]
+        searched = np.pad(np.stack(images), ((0, 0), (border, border), (border, border), (0, 0)))
         # The results are object arrays whose rank depends on whether all images have equally many faces; an image
         # without a face has None. Only iterating over images and converting each one is safe.
-        boxes, confidences, points = cascade.detect(np.stack(images), landmarks=True)
+        boxes, confidences, points = cascade.detect(searched, landmarks=True)
         to_original = np.array([width / size[0], height / size[1]])
         return [
-            [] if of_image is None else _faces(of_image, confidences[index], points[index], to_original)
+            [] if of_image is None else _faces(of_image, confidences[index], points[index], to_original, border)
             for index, of_image in enumerate(boxes)
         ]
 
@@ -134,20 +133,20 @@ def _cascade(min_face_size: int, thresholds: list[float], factor: float, device:
     ).eval()
 
 
-def _faces(boxes: object, confidences: object, points: object, to_original: NDArray[np.float64]) -> list[Face]:
-    box_scale = np.tile(to_original, 2)
-    rows = zip(
-        np.asarray(boxes, dtype=np.float64),
-        np.asarray(confidences, dtype=np.float64),
-        np.asarray(points, dtype=np.float64),
-        strict=True,
-    )
+def _faces(
+    boxes: object, confidences: object, points: object, to_original: NDArray[np.float64], border: int
+) -> list[Face]:
+    def moved(searched: object, scale: NDArray[np.float64]) -> NDArray[np.float64]:
+        # Resizing keeps the corner of the first pixel in place, not its centre: hence the halves.
+        result: NDArray[np.float64] = (np.asarray(searched, dtype=np.float64) - border + 0.5) * scale - 0.5
+        return result
+
     return [
-        Face(box=_rescaled(box, box_scale), points=_rescaled(five, to_original), confidence=float(confidence))
-        for box, confidence, five in rows
+        Face(box=box, points=five, confidence=float(confidence))
+        for box, five, confidence in zip(
+            moved(boxes, np.tile(to_original, 2)),
+            moved(points, to_original),
+            np.asarray(confidences, dtype=np.float64),
+            strict=True,
+        )
     ]
-
-
-def _rescaled(coordinates: NDArray[np.float64], scale: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Pixel centres to pixel centres: the first pixel's corner, not its centre, stays where it is."""
-    return (coordinates + 0.5) * scale - 0.5

@@ -93,6 +93,15 @@ def test_second_search_finds_what_the_first_did_not_and_says_so(photographs: lis
     assert np.abs(second.points - plain.points).max() < 6
 
 
+def test_second_search_of_a_large_image_gives_points_in_its_own_pixels(photographs: list[np.ndarray]) -> None:
+    enlarged = photographs[1].repeat(4, axis=0).repeat(4, axis=1)
+    detector = build(thresholds=[0.6, 0.7, 0.99999999], retry_thresholds=[0.6, 0.7, 0.7], max_side=400)
+    second = detector.detect([enlarged])[0][0]
+    plain = build().detect([photographs[1]])[0][0]
+    assert second.second_search
+    assert np.abs(second.points - plain.points * 4).max() < 24
+
+
 def test_thresholds_must_be_three() -> None:
     with pytest.raises(ConfigError, match="thresholds must be three"):
         build(thresholds=[0.6, 0.7])

@@ -71,9 +71,9 @@ def _explain(model: type[BaseModel], item: Any, path: str) -> str:
 
 def _fields_at(model: type[BaseModel], location: list[str]) -> list[str]:
     for part in location:
-        field = model.model_fields.get(part)
+        field = model.model_fields.get(part)  # sections are not aliased, single values may be
         annotation = field.annotation if field else None
         if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
             return []
         model = annotation
-    return list(model.model_fields)
+    return [field.alias or name for name, field in model.model_fields.items()]

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import os
+
+os.environ["OMP_NUM_THREADS"] = "1"  # networks in tests are too small for more: threads would only spin
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
-
-os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)  # networks in tests are too small for more, and spinning threads only get in each other's way
 
 
 @pytest.fixture(scope="session")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
+from annotated_types import Ge
 from torch import nn
 
 from frtrain.backbones.base import BACKBONES, CROP_SIZE, ConvolutionalBackbone
@@ -12,6 +13,7 @@ from frtrain.schema import FractionBelowOne, PositiveInt
 
 Activation = Literal["prelu", "relu"]
 Stride = Literal[1, 2]
+Width = Annotated[int, Ge(16)]  # torch 2.15 on a CPU crashes in the backward of narrower strided convolutions
 
 
 def _activation(name: Activation, channels: int) -> nn.Module:
@@ -150,7 +152,7 @@ def iresnet200(embedding_size: PositiveInt, dropout: FractionBelowOne) -> IResNe
 
 @BACKBONES.register("iresnet_tiny")
 def iresnet_tiny(
-    widths: list[PositiveInt],
+    widths: list[Width],
     blocks: list[PositiveInt],
     strides: list[Stride],
     stem_stride: Stride,

@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import torch
 from annotated_types import Interval
 from rich.console import Console
 from rich.markup import escape
@@ -22,6 +21,7 @@ from frtrain.alignment.report import REPORT_NAME, Record
 from frtrain.alignment.transform import TEMPLATES
 from frtrain.errors import ConfigError
 from frtrain.schema import PositiveInt, Section, nearest
+from frtrain.training.hardware import choose_device
 
 EXAMPLES = """
 python -m frtrain align source=/photos target=/crops
@@ -85,7 +85,7 @@ def run(config: Config) -> None:
     check(config)
     console = Console()
     source, target = Path(config.source).expanduser(), Path(config.target).expanduser()
-    detector = DETECTORS.build(config.detector, device=_device(config.device))
+    detector = DETECTORS.build(config.detector, device=choose_device(config.device).value)
     started = time.monotonic()
     with _progress(console) as watcher:
         summary = align(
@@ -156,12 +156,3 @@ def _progress(console: Console) -> Iterator[Watcher]:
     )
     with Progress(*columns, console=console) as progress:
         yield _Bar(progress)
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
-    try:
-        return torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError) as error:
-        raise ConfigError(f"device={name}: not usable here ({str(error).splitlines()[0]})") from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -36,6 +37,15 @@ class Source(Protocol):
 
     def describe(self, index: int) -> str:
         """Where the image comes from (a path, or how it is made), for messages and reports."""
+        ...
+
+
+@runtime_checkable
+class Preparable(Protocol):
+    """A source that can do slow work ahead of training, once, so that the first epoch is as fast as the others."""
+
+    def prepare(self, workers: int, progress: Callable[[int], None] | None = None) -> int:
+        """Do it in `workers` processes; `progress` is told how many images were dealt with. Returns how many needed it."""
         ...
 
 

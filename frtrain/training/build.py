@@ -17,13 +17,19 @@ from frtrain.data import SOURCES
 from frtrain.data.augmentation import AUGMENTATIONS
 from frtrain.data.loader import TrainingLoader
 from frtrain.data.preprocessing import Preprocessing
-from frtrain.data.source import Source
+from frtrain.data.source import Preparable, Source
 from frtrain.data.subset import check_source, hold_out_identities
 from frtrain.errors import CheckpointError, ConfigError
 from frtrain.evaluation import SUITES
 from frtrain.losses import LOSSES
 from frtrain.training.checkpoint import Checkpoint, read_checkpoint
-from frtrain.training.hardware import choose_channels_last, choose_device, choose_precision, choose_workers
+from frtrain.training.hardware import (
+    choose_channels_last,
+    choose_device,
+    choose_precision,
+    choose_threads,
+    choose_workers,
+)
 from frtrain.training.logbook import JsonLines, Logbook, Logger, TensorBoard
 from frtrain.training.observers.base import Observer
 from frtrain.training.observers.checkpointing import Checkpointing
@@ -99,16 +105,22 @@ def prepare(config: TrainConfig, folder: RunFolder, checkpoint: Checkpoint | Non
     precision = choose_precision(trainer.precision, device.value)
     channels_last = choose_channels_last(trainer.channels_last, device.value)
     workers = choose_workers(trainer.workers, device.value)
+    threads = choose_threads(workers.value)
+    torch.set_num_threads(threads.value)
     for what, choice in (
         ("device", device),
         ("precision", precision),
         ("channels_last", channels_last),
         ("loader workers", workers),
+        ("threads", threads),
     ):
         log.info("%s %s: %s", what, choice.value if choice.value is not None else "float32", choice.reason)
 
     source = SOURCES.build(config.data)
     check_source(source)
+    if isinstance(source, Preparable):
+        made = source.prepare(workers=threads.value)
+        log.info("%s", f"prepared {made:,} images" if made else "all images were prepared before")
     training, held_out = hold_out_identities(source, config.validation.fraction, config.seed)
     if checkpoint is not None:
         check_same_data(checkpoint, training)

@@ -146,7 +146,7 @@ def test_dropout_acts_only_while_training() -> None:
 
 @pytest.mark.parametrize(("stem_stride", "strides", "map_size"), [(2, [2, 2, 2, 2], 4), (2, [2, 1, 2, 2], 7)])
 def test_tiny_follows_its_configured_shape(stem_stride: int, strides: list[int], map_size: int) -> None:
-    backbone = build("iresnet_tiny", stem_stride=stem_stride, strides=strides, widths=[8, 16, 24, 40])
+    backbone = build("iresnet_tiny", stem_stride=stem_stride, strides=strides, widths=[16, 16, 24, 40])
     assert backbone.trunk(crops()).shape == (2, 40, map_size, map_size)
 
 
@@ -176,9 +176,9 @@ def test_impossible_value_is_refused_with_its_key(changes: dict[str, Any], key: 
 
 
 def test_multiply_accumulates_are_those_of_the_layers() -> None:
-    backbone = build("iresnet_tiny", widths=[8], blocks=[1], strides=[2], stem_stride=2, embedding_size=16, dropout=0.0)
-    stem, first, second = 3 * 8 * 9 * 56**2, 8 * 8 * 9 * 56**2, 8 * 8 * 9 * 28**2
-    shortcut, linear = 8 * 8 * 28**2, 8 * 28**2 * 16
+    backbone = build("iresnet_tiny", widths=[16], blocks=[1], strides=[2], stem_stride=2, embedding_size=16, dropout=0.0)
+    stem, first, second = 3 * 16 * 9 * 56**2, 16 * 16 * 9 * 56**2, 16 * 16 * 9 * 28**2
+    shortcut, linear = 16 * 16 * 28**2, 16 * 28**2 * 16
     assert cost(backbone).multiply_accumulates == stem + first + second + shortcut + linear
 
 

@@ -62,7 +62,9 @@ def test_a_full_disk_leaves_nothing_behind_and_says_so(tmp_path: Path, monkeypat
     read_checkpoint(tmp_path / "step-6")
 
 
-@pytest.mark.parametrize("name", ["backbone.safetensors", "classifier.safetensors", "optimizer.safetensors", "classes.json"])
+@pytest.mark.parametrize(
+    "name", ["backbone.safetensors", "classifier.safetensors", "optimizer.safetensors", "classes.json"]
+)
 @pytest.mark.parametrize("damage", ["truncated", "one bit flipped", "gone"])
 def test_damage_to_any_file_is_noticed_and_named(tmp_path: Path, name: str, damage: str):
     file = write_checkpoint(tmp_path / "step-7", EXAMPLE) / name
@@ -98,7 +100,7 @@ class Hostile:
 def test_a_pickle_is_refused_without_being_read(tmp_path: Path):
     path = tmp_path / "model.pt"
     path.write_bytes(pickle.dumps(Hostile()))
-    with pytest.raises(CheckpointError, match="Pickled checkpoints .* are refused"):
+    with pytest.raises(CheckpointError, match=r"Pickled checkpoints .* are refused"):
         checkpoint_of(path)
 
 
@@ -168,5 +170,5 @@ def test_what_a_killed_writer_left_is_removed_and_never_taken_for_a_checkpoint(t
 
 
 def test_a_folder_without_checkpoints_is_an_error_that_says_what_is_expected(tmp_path: Path):
-    with pytest.raises(CheckpointError, match="holds no checkpoint. Expected a run folder"):
+    with pytest.raises(CheckpointError, match=r"holds no checkpoint\. Expected a run folder"):
         checkpoint_of(tmp_path)

@@ -43,6 +43,7 @@ def main() -> None:
         photographs,
         identities=options.identities,
         images_per_identity=options.photographs,
+        seed=0,
         first_identity=FIRST_UNSEEN_IDENTITY,
     )
     frtrain("align", f"source={photographs}", f"target={crops}")

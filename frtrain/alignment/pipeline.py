@@ -14,8 +14,8 @@ from frtrain.alignment.detector import Detector, Face
 from frtrain.alignment.photographs import Listing, list_photographs, plan_outputs
 from frtrain.alignment.reading import Photograph, SizeBatches, read_ahead
 from frtrain.alignment.report import Record, open_report
-from frtrain.alignment.stop import StoppedError, StopRequest
 from frtrain.errors import ConfigError, ImageError
+from frtrain.signals import StoppedError, StopRequest
 
 
 @dataclass(frozen=True)
@@ -93,9 +93,9 @@ def align(
                     report.append(record)
                     watcher.advance(record)
             done = [report.records[path] for path in photographs if path in report.records]
-    if stop.signal_number is not None and len(done) < len(photographs):
+    if stop.signal is not None and len(done) < len(photographs):
         raise StoppedError(
-            stop.signal_number,
+            stop.signal,
             f"{len(done)} of {len(photographs)} photographs are done; the same command goes on from there",
         )
     return Summary(
@@ -133,14 +133,14 @@ def _records(
             yield crops.write(photograph, faces, outputs[photograph.path], failure)
 
     for path, result in decoded:
-        if stop.signal_number is not None:
+        if stop.signal is not None:
             return
         if isinstance(result, ImageError):
             yield Record(path, "unreadable", reason=result.reason)
         elif batch := groups.add(result):
             yield from aligned(batch)
     for batch in groups.rest():
-        if stop.signal_number is not None:
+        if stop.signal is not None:
             return
         yield from aligned(batch)
 

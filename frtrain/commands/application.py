@@ -132,7 +132,7 @@ def _print_help(verb: str) -> None:
     for group in groups:
         console.print(f"  {group}={escape(' | '.join(choices(group)))}")
     console.print("\n[bold]Keys and defaults[/] (key=value; nested keys with dots)")
-    console.print(escape(_as_lines(compose_plain(verb, []))))
+    console.print(escape(_as_lines(compose_plain(verb, [], partial=True))))
     console.print("\n[bold]Sweeps[/]: -m key=a,b,c runs all combinations.  [bold]Other verbs[/]: " + ", ".join(VERBS))
 
 

@@ -63,14 +63,18 @@ def groups_of(verb: str) -> list[str]:
     return [name.removeprefix("optional ").removeprefix("override ").lstrip("/") for name in names]
 
 
-def plain(config: DictConfig) -> Plain:
+def plain(config: DictConfig, partial: bool = False) -> Plain:
     """Resolve interpolations and return nested dicts, lists and scalars.
+
+    Args:
+        config: a composed configuration.
+        partial: leave values that the user has yet to give as `???`.
 
     Raises:
         ConfigError: an interpolation cannot be resolved or a mandatory value is missing.
     """
     try:
-        values = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+        values = OmegaConf.to_container(config, resolve=not partial, throw_on_missing=not partial)
     except MissingMandatoryValue as error:
         raise ConfigError(f"{error.full_key}: a value is required; set it with {error.full_key}=...") from None
     except OmegaConfBaseException as error:
@@ -80,7 +84,7 @@ def plain(config: DictConfig) -> Plain:
     return {str(key): value for key, value in values.items() if key != "hydra"}
 
 
-def compose_plain(verb: str, overrides: Sequence[str]) -> Plain:
+def compose_plain(verb: str, overrides: Sequence[str], partial: bool = False) -> Plain:
     """Compose `configs/<verb>.yaml` with command-line overrides into plain values.
 
     Raises:
@@ -88,7 +92,7 @@ def compose_plain(verb: str, overrides: Sequence[str]) -> Plain:
     """
     with composer():
         try:
-            return plain(compose(verb, overrides=list(overrides)))
+            return plain(compose(verb, overrides=list(overrides)), partial)
         except (HydraException, OmegaConfBaseException) as error:
             raise ConfigError(_explain(verb, error)) from None
 

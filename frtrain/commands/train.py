@@ -17,12 +17,12 @@ from frtrain.evaluation import SUITES, Report
 from frtrain.evaluation.identities import identities_report
 from frtrain.evaluation.pairs import pairs_from_labels
 from frtrain.evaluation.report import write_report
+from frtrain.signals import StopRequest
 from frtrain.training.build import check_components, checkpoint_to_resume, prepare, run_folder_for
 from frtrain.training.console import ConsoleLines
 from frtrain.training.loop import train
 from frtrain.training.run import Run
 from frtrain.training.run_folder import RunFolder
-from frtrain.training.signals import StopRequest
 
 EXAMPLES = """
 python -m frtrain                                      trains on synthetic faces, on whatever is here

@@ -86,8 +86,10 @@ def write_png_or_jpeg(path: Path, image: NDArray[np.uint8], quality: int = 95) -
     """
     aside = path.with_name(f".{path.name}.{os.getpid()}.part")
     options = {"format": "PNG"} if path.suffix.lower() == ".png" else {"format": "JPEG", "quality": quality}
+    encoded = io.BytesIO()
+    Image.fromarray(image).save(encoded, **options)  # not to the file itself: Pillow overlooks a short write
     try:
-        Image.fromarray(image).save(aside, **options)
+        aside.write_bytes(encoded.getbuffer())
         aside.replace(path)
     finally:
         aside.unlink(missing_ok=True)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from frtrain.data.loader import TrainingLoader
+from frtrain.signals import StopRequest
 from frtrain.training.observers.base import Observer, StepFacts
 from frtrain.training.run import Run
-from frtrain.training.signals import StopRequest
 from frtrain.training.stopwatch import Stopwatch
 
 

@@ -176,7 +176,9 @@ def test_impossible_value_is_refused_with_its_key(changes: dict[str, Any], key: 
 
 
 def test_multiply_accumulates_are_those_of_the_layers() -> None:
-    backbone = build("iresnet_tiny", widths=[16], blocks=[1], strides=[2], stem_stride=2, embedding_size=16, dropout=0.0)
+    backbone = build(
+        "iresnet_tiny", widths=[16], blocks=[1], strides=[2], stem_stride=2, embedding_size=16, dropout=0.0
+    )
     stem, first, second = 3 * 16 * 9 * 56**2, 16 * 16 * 9 * 56**2, 16 * 16 * 9 * 28**2
     shortcut, linear = 16 * 16 * 28**2, 16 * 28**2 * 16
     assert cost(backbone).multiply_accumulates == stem + first + second + shortcut + linear

@@ -104,11 +104,12 @@ def test_an_image_error_survives_the_way_out_of_a_worker_process():
 
 
 def test_writing_leaves_no_half_file_when_it_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    def full_disk(self: Image.Image, path: Path, **options: object) -> None:
-        Path(path).write_bytes(b"half")
+    def full_disk(self: Path, content: bytes) -> int:
+        with self.open("wb") as file:
+            file.write(b"half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Image.Image, "save", full_disk)
+    monkeypatch.setattr(Path, "write_bytes", full_disk)
     with pytest.raises(OSError, match="No space"):
         write_png_or_jpeg(tmp_path / "a.jpg", np.zeros((4, 4, 3), np.uint8))
     assert list(tmp_path.iterdir()) == []

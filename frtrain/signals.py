@@ -1,14 +1,15 @@
-"""Stopping between two photographs when the user or the system asks for it."""
+"""Stop requests: Ctrl-C and a scheduler's preemption end the work after the step or photograph in hand."""
 
 from __future__ import annotations
 
 import signal
 import threading
 from types import FrameType, TracebackType
+from typing import Any
 
 from frtrain.errors import FrtrainError
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 
 class StoppedError(FrtrainError):
@@ -20,18 +21,31 @@ class StoppedError(FrtrainError):
 
 
 class StopRequest:
-    """Within this context SIGINT and SIGTERM only leave a note; a second signal acts as it always does.
+    """Within this context the first stop signal leaves a note; a second one acts as it always does.
 
     Outside the main thread, where Python takes no signals, it never holds a note.
+
+    Attributes:
+        signal: the one that came, or None.
     """
 
     def __init__(self) -> None:
-        self.signal_number: int | None = None
-        self._before: dict[signal.Signals, object] = {}
+        self.signal: signal.Signals | None = None
+        self._before: dict[signal.Signals, Any] = {}
+
+    @property
+    def requested(self) -> bool:
+        """Whether a stop signal has arrived."""
+        return self.signal is not None
+
+    @property
+    def exit_status(self) -> int:
+        """130 after Ctrl-C; 0 after a scheduler's signal, which asked for an orderly end and got it."""
+        return 130 if self.signal == signal.SIGINT else 0
 
     def __enter__(self) -> StopRequest:
         if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._note) for number in _SIGNALS}
+            self._before = {number: signal.signal(number, self._note) for number in STOP_SIGNALS}
         return self
 
     def __exit__(
@@ -39,11 +53,11 @@ class StopRequest:
     ) -> None:
         self._restore()
 
-    def _note(self, signal_number: int, frame: FrameType | None) -> None:
-        self.signal_number = signal_number
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self.signal = signal.Signals(number)
         self._restore()
 
     def _restore(self) -> None:
         while self._before:
             number, handler = self._before.popitem()
-            signal.signal(number, handler)  # type: ignore[arg-type]
+            signal.signal(number, handler)

@@ -47,22 +47,21 @@ def check(config: TrainConfig) -> None:
 def run(config: TrainConfig) -> int:
     """Train, verify, report. Returns the exit status: 0, or 130 when Ctrl-C ended the run."""
     console = Console(soft_wrap=True, highlight=False)
-    with StopRequest() as stop:
-        folder = run_folder_for(config)
-        handlers = _log_to(folder, console)
-        try:
-            return _run(config, folder, console, stop)
-        except (FrtrainError, KeyboardInterrupt) as error:
-            log.debug("%s: %s", type(error).__name__, error)
-            folder.remove_if_unused()
-            raise
-        finally:
-            for handler in handlers:
-                logging.getLogger("frtrain").removeHandler(handler)
-                handler.close()
+    folder = run_folder_for(config)
+    handlers = _log_to(folder, console)
+    try:
+        return _run(config, folder, console)
+    except (FrtrainError, KeyboardInterrupt) as error:
+        log.debug("%s: %s", type(error).__name__, error)
+        folder.remove_if_unused()
+        raise
+    finally:
+        for handler in handlers:
+            logging.getLogger("frtrain").removeHandler(handler)
+            handler.close()
 
 
-def _run(config: TrainConfig, folder: RunFolder, console: Console, stop: StopRequest) -> int:
+def _run(config: TrainConfig, folder: RunFolder, console: Console) -> int:
     checkpoint = checkpoint_to_resume(config, folder)
     folder.remove_leftovers()
     log.info("run folder %s", folder.path)
@@ -75,9 +74,10 @@ def _run(config: TrainConfig, folder: RunFolder, console: Console, stop: StopReq
     began = time.monotonic()
     try:
         if not run.finished:
-            train(run, prepared.loader, prepared.observers, stop)
-        if stop.requested and not run.finished:
-            return _tell_how_to_go_on(run, console, stop)
+            with StopRequest() as stop:
+                train(run, prepared.loader, prepared.observers, stop)
+            if not run.finished:
+                return _tell_how_to_go_on(run, console, stop)
         reports = _reports(run)
     finally:
         run.logbook.close()
@@ -120,12 +120,8 @@ def _summarise(run: Run, reports: dict[str, tuple[Report, Path]], seconds: float
 
 def _tell_how_to_go_on(run: Run, console: Console, stop: StopRequest) -> int:
     name = stop.signal.name if stop.signal else "a signal"
-    if run.state.step:
-        log.info("stopped by %s after step %d of %d; a checkpoint is written", name, run.state.step, run.total_steps)
-        console.print(f"go on with: [cyan]python -m frtrain resume={escape(str(run.folder.path))}[/]")
-    else:
-        log.info("stopped by %s before the first step: nothing to save", name)
-        run.folder.remove_if_unused()
+    log.info("stopped by %s after step %d of %d; a checkpoint is written", name, run.state.step, run.total_steps)
+    console.print(f"go on with: [cyan]python -m frtrain resume={escape(str(run.folder.path))}[/]")
     return stop.exit_status
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 import math
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from frtrain.backbones import BACKBONES
 from frtrain.classifier import CLASSIFIERS
@@ -119,8 +121,7 @@ def prepare(config: TrainConfig, folder: RunFolder, checkpoint: Checkpoint | Non
     source = SOURCES.build(config.data)
     check_source(source)
     if isinstance(source, Preparable):
-        made = source.prepare(workers=threads.value)
-        log.info("%s", f"prepared {made:,} images" if made else "all images were prepared before")
+        _prepare_source(source, len(source), threads.value, console)
     training, held_out = hold_out_identities(source, config.validation.fraction, config.seed)
     if checkpoint is not None:
         check_same_data(checkpoint, training)
@@ -181,6 +182,23 @@ def prepare(config: TrainConfig, folder: RunFolder, checkpoint: Checkpoint | Non
         pin_memory=device.value.type == "cuda",
     )
     return Prepared(run, loader, _observers(config, held_out, progress))
+
+
+def _prepare_source(source: Preparable, images: int, workers: int, console: Console) -> None:
+    began = time.monotonic()
+    with Progress(
+        TextColumn("preparing images"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    ) as bar:
+        task = bar.add_task("", total=images)
+        made = source.prepare(workers, lambda count: bar.advance(task, count))
+    if made:
+        log.info("prepared %s images in %.0f s; they are kept for later runs", f"{made:,}", time.monotonic() - began)
 
 
 def check_same_data(checkpoint: Checkpoint, source: Source) -> None:

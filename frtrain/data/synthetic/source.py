@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
+import signal
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
@@ -135,11 +136,15 @@ def _mapping(workers: int) -> Iterator[_Map]:
     if workers == 0:
         yield map
         return
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_single_thread) as pool:
-        yield lambda function, items: pool.map(function, items, chunksize=4)
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_start_worker) as pool:
+        try:
+            yield lambda function, items: pool.map(function, items, chunksize=4)
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
 
 
-def _single_thread() -> None:
-    """The processes share the cores between them already."""
+def _start_worker() -> None:
+    """The processes share the cores between them already, and leave Ctrl-C to the process that waits for them."""
     cv2.setNumThreads(1)
-    os.environ["OMP_NUM_THREADS"] = "1"
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
+from annotated_types import Ge
 from pydantic import model_validator
 
 from frtrain.schema import Fraction, NonNegativeInt, Positive, PositiveInt, Section
@@ -56,7 +57,7 @@ class ValidationConfig(Section):
     """
 
     fraction: Fraction
-    pairs: PositiveInt
+    pairs: Annotated[int, Ge(4)]
     every_epochs: Positive
 
 
@@ -68,14 +69,12 @@ class CheckpointConfig(Section):
         every_steps: additionally after so many steps; null: not.
         keep: the newest so many are kept, besides the best.
         metric: the validation metric whose best checkpoint is kept as `best`.
-        mode: whether a greater (`max`) or a smaller (`min`) metric is better.
     """
 
     every_epochs: Positive
     every_steps: PositiveInt | None
     keep: PositiveInt
     metric: str
-    mode: Literal["max", "min"]
 
 
 class LogConfig(Section):

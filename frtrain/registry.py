@@ -15,7 +15,6 @@ from frtrain.errors import ConfigError
 from frtrain.schema import nearest, parse
 
 Component = TypeVar("Component")
-Factory = Callable[..., Component]
 
 
 @dataclass(frozen=True)

@@ -13,11 +13,11 @@ STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 
 class StoppedError(FrtrainError):
-    """The work was stopped by a signal, and can go on. The exit code is the shell's: 128 + signal number."""
+    """The work was stopped by a signal, and can go on. The exit code is the shell's 128 + signal number unless given."""
 
-    def __init__(self, signal_number: int, message: str):
-        super().__init__(f"stopped by {signal.Signals(signal_number).name}: {message}")
-        self.exit_code = 128 + signal_number
+    def __init__(self, signal_number: int, message: str, exit_code: int | None = None):
+        super().__init__(f"by {signal.Signals(signal_number).name}: {message}")
+        self.exit_code = 128 + signal_number if exit_code is None else exit_code
 
 
 class StopRequest:

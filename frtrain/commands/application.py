@@ -29,6 +29,7 @@ from frtrain.commands.composition import (
 from frtrain.config_files import config_folder
 from frtrain.errors import ConfigError, FrtrainError
 from frtrain.schema import nearest, parse
+from frtrain.signals import StoppedError
 
 SWEEP_FLAGS = ("-m", "--multirun")
 
@@ -50,7 +51,7 @@ def run_verb(arguments: Sequence[str]) -> int:
     except FrtrainError as error:
         return _tell(error)
     except KeyboardInterrupt:
-        Console(stderr=True).print("interrupted: nothing was lost that the messages above do not name", style="yellow")
+        Console(stderr=True).print("interrupted", style="yellow")
         return 130
 
 
@@ -71,7 +72,7 @@ def _module(verb: str) -> ModuleType:
 def _named(verb: str, argument: str) -> str:
     """`inspect losses` means `inspect what=losses`: a verb may name the key that a bare word sets."""
     key = getattr(_module(verb), "POSITIONAL", None)
-    return f"{key}={argument}" if key and "=" not in argument and argument[0].isalpha() else argument
+    return f"{key}={argument}" if key and "=" not in argument and argument[:1].isalpha() else argument
 
 
 def _with_saved_overrides(overrides: list[str]) -> list[str]:
@@ -102,12 +103,12 @@ def _run_hydra(verb: str, arguments: list[str], sweep: bool) -> int:
         values = plain(composed)
         try:
             statuses.append(module.run(parse(module.Config, values)) or 0)
+        except StoppedError as stopped:
+            sys.exit(_tell(stopped))  # ends a sweep, too
         except FrtrainError as error:
             statuses.append(_tell(error))
         if statuses[-1] and not sweep:
             sys.exit(statuses[-1])
-        if statuses[-1] == 130:  # Ctrl-C ends the sweep too
-            sys.exit(130)
 
     sys.argv = [f"frtrain {verb}", *arguments]
     hydra.main(version_base="1.3", config_path=str(config_folder()), config_name=verb)(task)()
@@ -116,8 +117,12 @@ def _run_hydra(verb: str, arguments: list[str], sweep: bool) -> int:
 
 def _tell(error: FrtrainError) -> int:
     with contextlib.suppress(BrokenPipeError):
-        label = "configuration" if isinstance(error, ConfigError) else "error"
-        Console(stderr=True, soft_wrap=True).print(f"[bold red]{label}:[/] {escape(str(error))}", highlight=False)
+        label, color = "error:", "red"
+        if isinstance(error, ConfigError):
+            label = "configuration:"
+        elif isinstance(error, StoppedError):
+            label, color = "stopped", "yellow"
+        Console(stderr=True, soft_wrap=True).print(f"[bold {color}]{label}[/] {escape(str(error))}", highlight=False)
     return error.exit_code
 
 

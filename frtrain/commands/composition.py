@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
@@ -103,7 +103,13 @@ def expand_sweep(overrides: Sequence[str]) -> list[list[str]]:
     Raises:
         ConfigError: an override cannot be parsed.
     """
-    return [list(job) for batch in BasicSweeper.split_arguments(parse_overrides(overrides), None) for job in batch]
+    values = [
+        [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
+        if override.is_sweep_override()
+        else [override.input_line or ""]
+        for override in parse_overrides(overrides)
+    ]
+    return [list(job) for job in product(*values)]
 
 
 def parse_overrides(overrides: Sequence[str]) -> list[Override]:

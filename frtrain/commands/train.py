@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shlex
 import shutil
 import time
 from pathlib import Path
@@ -12,15 +13,17 @@ from rich.console import Console
 from rich.markup import escape
 
 from frtrain.config import TrainConfig
+from frtrain.deploy.embedder import Embedder
 from frtrain.errors import FrtrainError
 from frtrain.evaluation import SUITES, Report
 from frtrain.evaluation.identities import identities_report
 from frtrain.evaluation.pairs import pairs_from_labels
 from frtrain.evaluation.report import write_report
-from frtrain.signals import StopRequest
-from frtrain.training.build import check_components, checkpoint_to_resume, prepare, run_folder_for
+from frtrain.signals import StoppedError, StopRequest
+from frtrain.training.build import check_components, prepare, run_folder_for
 from frtrain.training.console import ConsoleLines
 from frtrain.training.loop import train
+from frtrain.training.resume import checkpoint_to_resume
 from frtrain.training.run import Run
 from frtrain.training.run_folder import RunFolder
 
@@ -44,24 +47,29 @@ def check(config: TrainConfig) -> None:
     check_components(config)
 
 
-def run(config: TrainConfig) -> int:
-    """Train, verify, report. Returns the exit status: 0, or 130 when Ctrl-C ended the run."""
+def run(config: TrainConfig) -> None:
+    """Train, verify, report.
+
+    Raises:
+        StoppedError: a signal ended the run; its checkpoint is written and the message says how to go on.
+        FrtrainError: anything else that the user can act on.
+    """
     console = Console(soft_wrap=True, highlight=False)
     folder = run_folder_for(config)
     handlers = _log_to(folder, console)
     try:
-        return _run(config, folder, console)
+        _run(config, folder, console)
     except (FrtrainError, KeyboardInterrupt) as error:
         log.debug("%s: %s", type(error).__name__, error)
-        folder.remove_if_unused()
         raise
     finally:
+        folder.unlock()
         for handler in handlers:
             logging.getLogger("frtrain").removeHandler(handler)
             handler.close()
 
 
-def _run(config: TrainConfig, folder: RunFolder, console: Console) -> int:
+def _run(config: TrainConfig, folder: RunFolder, console: Console) -> None:
     checkpoint = checkpoint_to_resume(config, folder)
     folder.remove_leftovers()
     log.info("run folder %s", folder.path)
@@ -75,31 +83,37 @@ def _run(config: TrainConfig, folder: RunFolder, console: Console) -> int:
     try:
         if not run.finished:
             with StopRequest() as stop:
-                train(run, prepared.loader, prepared.observers, stop)
-            if not run.finished:
-                return _tell_how_to_go_on(run, console, stop)
+                try:
+                    train(run, prepared.loader, prepared.observers, stop)
+                finally:
+                    folder.in_use = run.state.step > 0
+            if stop.signal is not None and not run.finished:
+                raise StoppedError(stop.signal, _how_to_go_on(run), stop.exit_status)
         reports = _reports(run)
     finally:
         run.logbook.close()
     _summarise(run, reports, time.monotonic() - began, console)
-    return 0
 
 
 def _reports(run: Run) -> dict[str, tuple[Report, Path]]:
-    """Verify the last weights on held-out identities and on the configured suite, and write the pages."""
+    """Verify the last weights on held-out identities and on the configured suite, and write the pages.
+
+    In float32, as `evaluate` does, so that both give the same number.
+    """
     reports: dict[str, tuple[Report, Path]] = {}
     model = f"{run.config.backbone['name']} trained with {run.config.loss['name']}, {run.folder.path}"
+    embed = Embedder(run.backbone, run.preprocessing, run.device, model).embed
     evaluations = run.folder.path / "evaluations"
     if run.held_out is not None:
         pairs = pairs_from_labels(run.held_out.labels, run.config.validation.pairs, run.config.seed)
         title = "Held-out identities of the training data"
-        report = identities_report(run.embed, run.held_out, pairs, "held_out", title)
+        report = identities_report(embed, run.held_out, pairs, "held_out", title)
         page = write_report(report, model, evaluations / "held_out")
         shutil.copyfile(page, run.folder.report)
         reports["held-out identities"] = (report, run.folder.report)
     if run.config.suite is not None:
         suite = SUITES.build(run.config.suite)
-        report = suite.run(run.embed, run.preprocessing.size, batch_size=256)
+        report = suite.run(embed, run.preprocessing.size, batch_size=256)
         reports[report.title] = (report, write_report(report, model, evaluations / suite.name))
     return reports
 
@@ -118,11 +132,12 @@ def _summarise(run: Run, reports: dict[str, tuple[Report, Path]], seconds: float
     )
 
 
-def _tell_how_to_go_on(run: Run, console: Console, stop: StopRequest) -> int:
-    name = stop.signal.name if stop.signal else "a signal"
-    log.info("stopped by %s after step %d of %d; a checkpoint is written", name, run.state.step, run.total_steps)
-    console.print(f"go on with: [cyan]python -m frtrain resume={escape(str(run.folder.path))}[/]")
-    return stop.exit_status
+def _how_to_go_on(run: Run) -> str:
+    path = shlex.quote(f"resume={run.folder.path}")
+    return (
+        f"after step {run.state.step} of {run.total_steps}, a checkpoint is written. "
+        f"Go on with: python -m frtrain {path}"
+    )
 
 
 def _log_to(folder: RunFolder, console: Console) -> list[logging.Handler]:

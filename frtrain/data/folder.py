@@ -54,8 +54,8 @@ class FolderSource:
         kept = {name: files for name, files in by_identity.items() if len(files) >= min_images}
         if len(kept) < 2:
             raise DataError(
-                f"data.root={root}: found {len(kept)} identity with at least {min_images} image(s), training needs two or "
-                f"more. Expected {root}/<identity>/<image>; found {len(paths)} images of {len(by_identity)} identity"
+                f"data.root={root}: identities with at least {min_images} image(s): {len(kept)}, but two are needed at least. "
+                f"Expected {root}/<identity>/<image>; images found: {len(paths)}, identities: {len(by_identity)}"
             )
         self.classes = sorted(kept)
         self.paths = [path for name in self.classes for path in sorted(kept[name])]
@@ -126,7 +126,7 @@ def _image_paths(root: Path) -> Iterator[str]:
         relative = os.path.relpath(folder, root)
         for name in sorted(files):
             if is_image_path(Path(name)):
-                yield name if relative == "." else os.path.join(relative, name)  # noqa: PTH118 (a million Paths are slow)
+                yield name if relative == "." else os.path.join(relative, name)  # noqa: PTH118 (relative paths are kept as text)
             elif not name.startswith("."):
                 others[Path(name).suffix or name] += 1
     if others:
@@ -151,8 +151,7 @@ def _only_listed(by_identity: dict[str, list[str]], listing: Path, root: str) ->
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"data.identities={listing}: cannot be read ({error})") from None
     names = [line.split("\t")[0].strip() for line in lines if line.strip()]
-    if names and names[0].isdigit() and names[0] not in by_identity:
-        names = names[1:]
+    names = [name for name in names if not name.isdigit() or name in by_identity]  # LFW's lists have headers of counts
     missing = [name for name in names if name not in by_identity]
     if missing:
         raise DataError(

@@ -4,19 +4,33 @@ from __future__ import annotations
 
 import io
 import os
+import struct
 import warnings
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from frtrain.errors import ImageError
+from frtrain.files import write_atomically
 
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp"})
 MAX_PIXELS = 100_000_000
 """Images above this many pixels are refused: decoding would take over 300 MB and is more often an attack or a mistake."""
 
+_EXIF_ORIENTATION = 0x0112
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+warnings.filterwarnings("ignore", module="PIL")  # what matters becomes an ImageError
 Image.MAX_IMAGE_PIXELS = None  # the limit is ours, checked on the header before a pixel is decoded
 
 
@@ -28,8 +42,7 @@ def is_image_path(path: Path) -> bool:
 def read_image(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
     """Read a file as RGB, `uint8 [H, W, 3]`.
 
-    Grey, palette, CMYK, 16-bit and alpha images are converted (alpha over black is dropped as the encoder left the
-    colours); of an animation the first frame is taken; the EXIF orientation is applied.
+    Grey, palette, CMYK, 16-bit and alpha images are converted (transparency is dropped, colours stay as stored); of an animation the first frame is taken; the EXIF orientation is applied.
 
     Raises:
         ImageError: the file is missing, empty, truncated, not an image, or larger than `MAX_PIXELS`.
@@ -46,28 +59,38 @@ def decode_image(data: bytes, path: str | os.PathLike[str]) -> NDArray[np.uint8]
     if not data:
         raise ImageError(path, "is empty (0 bytes)")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with Image.open(io.BytesIO(data)) as image:
-                width, height = image.size
-                if width * height > MAX_PIXELS:
-                    raise ImageError(path, f"is enormous ({width}x{height}; the limit is {MAX_PIXELS:,} pixels)")
-                return _to_rgb(image)
+        with Image.open(io.BytesIO(data)) as image:
+            width, height = image.size
+            if width * height > MAX_PIXELS:
+                raise ImageError(path, f"is enormous ({width}x{height}; the limit is {MAX_PIXELS:,} pixels)")
+            return _to_rgb(image)
     except UnidentifiedImageError:
         raise ImageError(path, "is not an image") from None
     except ImageError:
         raise
-    except (OSError, SyntaxError, ValueError, EOFError, MemoryError, IndexError, TypeError) as error:
+    except (OSError, SyntaxError, ValueError, LookupError, ArithmeticError, TypeError, AttributeError, EOFError) as error:
         # Pillow's decoders report damage with any of these.
+        raise ImageError(path, f"is damaged ({error})") from None
+    except (MemoryError, struct.error) as error:
         raise ImageError(path, f"is damaged ({error})") from None
 
 
 def _to_rgb(image: Image.Image) -> NDArray[np.uint8]:
     image.load()
-    image = ImageOps.exif_transpose(image)
+    image = _upright(image)
     if image.mode.startswith("I") or image.mode == "F":
         return _grey_to_rgb(np.asarray(image))
     return np.array(image.convert("RGB"), dtype=np.uint8)
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Apply the EXIF orientation; an EXIF block that cannot be read says nothing."""
+    try:
+        orientation = image.getexif().get(_EXIF_ORIENTATION)
+    except (OSError, SyntaxError, ValueError, LookupError, ArithmeticError, TypeError, AttributeError, struct.error):
+        return image
+    turn = _TURNS.get(orientation) if isinstance(orientation, int) else None
+    return image if turn is None else image.transpose(turn)
 
 
 def _grey_to_rgb(values: NDArray[np.generic]) -> NDArray[np.uint8]:
@@ -84,12 +107,7 @@ def write_png_or_jpeg(path: Path, image: NDArray[np.uint8], quality: int = 95) -
     Raises:
         OSError: the folder cannot be written or is full.
     """
-    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
     options = {"format": "PNG"} if path.suffix.lower() == ".png" else {"format": "JPEG", "quality": quality}
     encoded = io.BytesIO()
     Image.fromarray(image).save(encoded, **options)  # not to the file itself: Pillow overlooks a short write
-    try:
-        aside.write_bytes(encoded.getbuffer())
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
+    write_atomically(path, encoded.getvalue())

@@ -44,6 +44,7 @@ class Jitter:
                 albumentations.Affine(
                     translate_px=(-shift_pixels, shift_pixels),
                     scale=(1 - scale, 1 + scale),
+                    keep_ratio=True,
                     rotate=(-rotation_degrees, rotation_degrees),
                     border_mode=cv2.BORDER_REFLECT_101,
                     p=1.0,

@@ -15,6 +15,7 @@ from frtrain.data.augmentation import Augmentation
 from frtrain.data.order import SampleKey, ShuffledOrder, sample_generator
 from frtrain.data.source import Source
 from frtrain.errors import DataError, ImageError
+from frtrain.signals import STOP_SIGNALS
 
 
 @dataclass(frozen=True)
@@ -128,5 +129,5 @@ def prepare_worker(worker: int) -> None:
     """One thread per decoding process, and stop signals left to the training process."""
     torch.set_num_threads(1)
     cv2.setNumThreads(0)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    for number in STOP_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)

@@ -40,7 +40,13 @@ class Embedder:
 
         Returns:
             `float32 [B, d]` on the embedder's device, not normalised.
+
+        Raises:
+            ValueError: the images have another type or shape.
         """
+        size = self.preprocessing.size
+        if images.dtype != torch.uint8 or images.ndim != 4 or tuple(images.shape[1:]) != (3, size, size):
+            raise ValueError(f"expected uint8 crops [B, 3, {size}, {size}], got {images.dtype} {list(images.shape)}")
         network_input = self.preprocessing.normalise(images.to(self.device))
         embedding: torch.Tensor = self.backbone(network_input.contiguous(memory_format=torch.channels_last))
         return embedding.float()
@@ -60,6 +66,8 @@ def load_embedder(path: str | Path, device: torch.device) -> Embedder:
     try:
         backbone = BACKBONES.build(checkpoint.config["backbone"])
         preprocessing = Preprocessing(**checkpoint.preprocessing)
+        if preprocessing.color_order != "RGB":
+            raise ConfigError(f"color_order={preprocessing.color_order}: only RGB is known")
     except (ConfigError, KeyError, TypeError) as error:
         raise CheckpointError(f"{checkpoint.path}: its model cannot be rebuilt ({error})") from None
     load_into(backbone, checkpoint.tensors["backbone"], "backbone", checkpoint.path)

@@ -24,6 +24,7 @@ def identities_report(
     batch_size: int = 256,
     flip: bool = True,
     resamples: int = RESAMPLES,
+    seed: int = 0,
     progress: Progress | None = None,
 ) -> Report:
     """Verify pairs of a source's images, with intervals, names and crops for a report.
@@ -34,13 +35,13 @@ def identities_report(
         pairs: positions in `source`, of `pairs_from_labels`.
         suite, title: name of the protocol, short and in words.
         batch_size, flip, progress: as for `embed_images`.
-        resamples: of the bootstrap.
+        resamples, seed: of the bootstrap.
 
     Raises:
         DataError: as `verify_source`.
     """
     began = time.perf_counter()
-    verification, scores = verify_source(embed, source, pairs, batch_size, flip, progress, resamples)
+    verification, scores = verify_source(embed, source, pairs, batch_size, flip, progress, resamples, seed)
     names = [f"{source.classes[label]}/{index}" for index, label in enumerate(source.labels)]
     position = {name: index for index, name in enumerate(names)}
     named = PairList(
@@ -110,16 +111,9 @@ class FolderSuite:
             ImageError: a crop cannot be decoded or has another size.
         """
         source, pairs = self._source_and_pairs()
+        title = f"Identities of {self.root}"
         return identities_report(
-            embed,
-            source,
-            pairs,
-            self.name,
-            f"Identities of {self.root}",
-            batch_size,
-            self.flip,
-            self.resamples,
-            progress,
+            embed, source, pairs, self.name, title, batch_size, self.flip, self.resamples, self.seed, progress
         )
 
     def _source_and_pairs(self) -> tuple[Source, IndexPairs]:

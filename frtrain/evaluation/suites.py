@@ -6,9 +6,10 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Annotated, Protocol
 
 import numpy as np
+from annotated_types import Interval
 from numpy.typing import NDArray
 
 from frtrain.data.images import read_image
@@ -19,7 +20,9 @@ from frtrain.evaluation.metrics import Verification
 from frtrain.evaluation.pairs import PairList, is_view_2, read_lfw_pairs
 from frtrain.evaluation.verification import pair_scores, verify
 from frtrain.registry import Registry
-from frtrain.schema import Fraction, NonNegativeInt
+from frtrain.schema import NonNegativeInt
+
+FalseAcceptRate = Annotated[float, Interval(gt=0, le=1)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,7 +112,7 @@ class LfwSuite:
         pairs: str | None,
         flip: bool,
         missing: MissingPolicy,
-        far: list[Fraction],
+        far: list[FalseAcceptRate],
         resamples: NonNegativeInt,
         seed: NonNegativeInt,
     ):

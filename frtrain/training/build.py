@@ -6,7 +6,6 @@ import logging
 import math
 import time
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from rich.console import Console
@@ -21,10 +20,10 @@ from frtrain.data.loader import TrainingLoader
 from frtrain.data.preprocessing import Preprocessing
 from frtrain.data.source import Preparable, Source
 from frtrain.data.subset import check_source, hold_out_identities
-from frtrain.errors import CheckpointError, ConfigError
+from frtrain.errors import ConfigError
 from frtrain.evaluation import SUITES
 from frtrain.losses import LOSSES
-from frtrain.training.checkpoint import Checkpoint, read_checkpoint
+from frtrain.training.checkpoint import Checkpoint
 from frtrain.training.hardware import (
     choose_channels_last,
     choose_device,
@@ -40,8 +39,9 @@ from frtrain.training.observers.progress import ProgressLine
 from frtrain.training.observers.scalars import Scalars
 from frtrain.training.observers.validation import Validation, metric_names
 from frtrain.training.optimization import OPTIMIZERS, Optimization, parameter_groups
+from frtrain.training.resume import check_same_data
 from frtrain.training.run import Run
-from frtrain.training.run_folder import RunFolder, checkpoint_of
+from frtrain.training.run_folder import RunFolder, run_folder_of
 from frtrain.training.schedule import SCHEDULERS
 from frtrain.training.state import TrainingState
 
@@ -80,22 +80,6 @@ def check_components(config: TrainConfig) -> None:
         SUITES.build(config.suite).check()
 
 
-def checkpoint_to_resume(config: TrainConfig, folder: RunFolder) -> Checkpoint | None:
-    """The checkpoint that `config.resume` asks for, verified; None for a new run.
-
-    Raises:
-        CheckpointError: the one that is asked for is missing or damaged, or `resume=never` meets a folder in use.
-    """
-    if config.resume == "never" and folder.steps():
-        raise CheckpointError(
-            f"{folder.path}: holds checkpoints of an earlier run and resume=never; choose another run_dir or resume=auto"
-        )
-    if config.resume not in ("auto", "never"):
-        return read_checkpoint(checkpoint_of(config.resume))
-    steps = folder.steps()
-    return read_checkpoint(folder.checkpoint(steps[-1])) if steps else None
-
-
 def prepare(config: TrainConfig, folder: RunFolder, checkpoint: Checkpoint | None, console: Console) -> Prepared:
     """Build all parts of a run, restored to `checkpoint` if there is one.
 
@@ -116,7 +100,8 @@ def prepare(config: TrainConfig, folder: RunFolder, checkpoint: Checkpoint | Non
         ("loader workers", workers),
         ("threads", threads),
     ):
-        log.info("%s %s: %s", what, choice.value if choice.value is not None else "float32", choice.reason)
+        value = str(choice.value if choice.value is not None else torch.float32).removeprefix("torch.")
+        log.info("%s %s: %s", what, value, choice.reason)
 
     source = SOURCES.build(config.data)
     check_source(source)
@@ -140,7 +125,7 @@ def prepare(config: TrainConfig, folder: RunFolder, checkpoint: Checkpoint | Non
     images_per_step = trainer.batch_size * trainer.accumulate
     steps_per_epoch = len(training) / images_per_step
     total_steps = min(
-        math.ceil(trainer.epochs * steps_per_epoch) if trainer.epochs is not None else trainer.max_steps or 0,
+        math.ceil(trainer.epochs * steps_per_epoch - 1e-9) if trainer.epochs is not None else trainer.max_steps or 0,
         trainer.max_steps or math.inf,
     )
     modules = {"backbone": backbone, "classifier": classifier}
@@ -171,6 +156,7 @@ def prepare(config: TrainConfig, folder: RunFolder, checkpoint: Checkpoint | Non
     )
     if checkpoint is not None:
         run.restore(checkpoint)
+    observers = _observers(config, held_out)
     progress = ProgressLine(console, config.log.progress, run.state.step, run.total_steps)
     run.logbook = _logbook(config, folder, run.state.step, progress)
     loader = TrainingLoader(
@@ -181,7 +167,7 @@ def prepare(config: TrainConfig, folder: RunFolder, checkpoint: Checkpoint | Non
         workers=workers.value,
         pin_memory=device.value.type == "cuda",
     )
-    return Prepared(run, loader, _observers(config, held_out, progress))
+    return Prepared(run, loader, [progress, *observers])
 
 
 def _prepare_source(source: Preparable, images: int, workers: int, console: Console) -> None:
@@ -201,27 +187,6 @@ def _prepare_source(source: Preparable, images: int, workers: int, console: Cons
         log.info("prepared %s images in %.0f s; they are kept for later runs", f"{made:,}", time.monotonic() - began)
 
 
-def check_same_data(checkpoint: Checkpoint, source: Source) -> None:
-    """Check that a checkpoint was trained on this data.
-
-    Raises:
-        CheckpointError: says what differs.
-    """
-    if checkpoint.fingerprint == source.fingerprint:
-        return
-    then, now = set(checkpoint.classes), set(source.classes)
-    differences = [
-        f"{len(then)} identities then, {len(now)} now",
-        *(f"no longer there: {', '.join(sorted(gone)[:3])}" for gone in [then - now] if gone),
-        *(f"new: {', '.join(sorted(new)[:3])}" for new in [now - then] if new),
-        f"fingerprint then {checkpoint.fingerprint}, now {source.fingerprint}",
-    ]
-    raise CheckpointError(
-        f"{checkpoint.path}: was trained on other data ({'; '.join(differences)}). Point data at the data of the run, or "
-        "start a new run"
-    )
-
-
 def _logbook(config: TrainConfig, folder: RunFolder, step: int, progress: ProgressLine) -> Logbook:
     loggers: list[Logger] = [JsonLines(folder.metrics, step), progress]
     if config.log.tensorboard:
@@ -229,10 +194,11 @@ def _logbook(config: TrainConfig, folder: RunFolder, step: int, progress: Progre
     return Logbook(loggers)
 
 
-def _observers(config: TrainConfig, held_out: Source | None, progress: ProgressLine) -> list[Observer]:
-    observers: list[Observer] = [progress, Scalars(config.log.every_steps)]
-    if config.log.pictures_every_epochs is not None:
-        observers.append(Pictures(config.log.pictures_every_epochs))
+def _observers(config: TrainConfig, held_out: Source | None) -> list[Observer]:
+    observers: list[Observer] = [Scalars(config.log.every_steps)]
+    pictures_every_epochs = config.log.pictures_every_epochs if config.log.tensorboard else None
+    if pictures_every_epochs is not None:
+        observers.append(Pictures(pictures_every_epochs))
     if held_out is not None:
         observers.append(
             Validation(
@@ -241,7 +207,7 @@ def _observers(config: TrainConfig, held_out: Source | None, progress: ProgressL
                 config.seed,
                 config.validation.every_epochs,
                 config.checkpoint.metric,
-                config.checkpoint.mode,
+                pictures_every_epochs,
             )
         )
     observers.append(Checkpointing())
@@ -262,5 +228,5 @@ def run_folder_for(config: TrainConfig) -> RunFolder:
         FrtrainError: it cannot be written.
     """
     if config.resume not in ("auto", "never"):
-        return RunFolder.create(config.runs, config.name, str(Path(checkpoint_of(config.resume)).parent.parent))
+        return RunFolder.create(config.runs, config.name, str(run_folder_of(config.resume)))
     return RunFolder.create(config.runs, config.name, config.run_dir)

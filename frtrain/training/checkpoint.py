@@ -78,15 +78,17 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> Path:
         _write_json(aside / INDEX, index)
         for path in aside.iterdir():
             _flush_to_disk(path)
+        replaced = folder.with_name(f".{folder.name}.{os.getpid()}.old")
         if folder.exists():
-            shutil.rmtree(folder)
+            folder.rename(replaced)
         aside.rename(folder)
+        shutil.rmtree(replaced, ignore_errors=True)
         _flush_to_disk(folder.parent)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(aside, ignore_errors=True)
         raise CheckpointError(
-            f"{folder}: the checkpoint could not be written ({error}); {_free_space(folder.parent)}. Earlier checkpoints are "
-            "intact: make room or choose another folder with runs=..., then go on with resume=<run folder>"
+            f"{folder}: the checkpoint could not be written ({error}); {_free_space(folder.parent)}. Earlier checkpoints of the "
+            "run, if any, are intact: make room, then go on with resume=<run folder>"
         ) from None
     return folder
 
@@ -194,18 +196,19 @@ def load_optimizer(
     for key, value in tensors.items():
         name, _, slot = key.rpartition("/")
         parameter = parameters.get(name)
-        if parameter is None or (value.ndim > 0 and value.shape != parameter.shape):
+        per_parameter = slot != "step"
+        if parameter is None or (per_parameter and value.shape != parameter.shape):
             raise CheckpointError(
                 f"{path}: the optimizer state {key} {list(value.shape)} fits no parameter of this run"
             )
-        if value.ndim > 0:
+        if per_parameter:
             # The layout of the parameter (channels_last, say), so that the next update computes as the last one did.
             value = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
         optimizer.state[parameter][slot] = value
 
 
 def _write_json(path: Path, value: object) -> None:
-    path.write_text(json.dumps(value, ensure_ascii=False, indent=1), encoding="utf-8")
+    path.write_text(json.dumps(value, indent=1), encoding="ascii")  # names need not be valid Unicode
 
 
 def _sha256(path: Path) -> str:

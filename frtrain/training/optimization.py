@@ -127,9 +127,11 @@ class Optimization:
         for group, base in zip(self.optimizer.param_groups, self._base_rates, strict=True):
             group["lr"] = base * self.schedule.factor(step)
         self.learning_rate = float(self.optimizer.param_groups[0]["lr"])
-        self.gradient_norm = torch.nn.utils.clip_grad_norm_(self._parameters.values(), self.clip_norm)
+        with_gradient = [parameter for parameter in self._parameters.values() if parameter.grad is not None]
+        self.gradient_norm = nn.utils.get_total_norm([parameter.grad for parameter in with_gradient])
         finite = bool(torch.isfinite(torch.stack([*self._losses, self.gradient_norm])).all())
         if finite:
+            nn.utils.clip_grads_with_norm_(with_gradient, self.clip_norm, self.gradient_norm)
             self.optimizer.step()
             self.skipped_in_a_row = 0
             self.remember_buffers()
@@ -164,6 +166,9 @@ class Optimization:
             )
 
     def _first_non_finite(self) -> str:
+        for name, parameter in self._parameters.items():
+            if not bool(torch.isfinite(parameter).all()):
+                return f"the weight {name}"
         if not all(bool(torch.isfinite(loss)) for loss in self._losses):
             return "the loss"
         for name, parameter in self._parameters.items():

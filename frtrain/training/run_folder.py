@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import logging
 import os
@@ -14,10 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
+from omegaconf import OmegaConf
 
 from frtrain import __version__
 from frtrain.errors import CheckpointError, FrtrainError
+from frtrain.files import make_writable_folder, write_atomically
 from frtrain.training.checkpoint import INDEX, read_index
 
 log = logging.getLogger(__name__)
@@ -31,6 +33,7 @@ class RunFolder:
     def __init__(self, path: Path, created: bool = False):
         self.path = path
         self.created = created
+        self.in_use = False
         self.checkpoints = path / "checkpoints"
         self.metrics = path / "metrics.jsonl"
         self.log = path / "train.log"
@@ -44,19 +47,42 @@ class RunFolder:
         Raises:
             FrtrainError: it cannot be made or written to.
         """
-        path = Path(run_dir).expanduser() if run_dir else _unused(Path(runs).expanduser() / name)
-        created = not path.exists()
+        path = Path(run_dir).expanduser() if run_dir else Path(runs).expanduser() / name
+        created = not run_dir or not path.exists()
         try:
-            path.mkdir(parents=True, exist_ok=True)
-            probe = path / f".writable.{os.getpid()}"
-            probe.write_text("")
-            probe.unlink()
+            if not run_dir:
+                path = _new_folder(path)
+            make_writable_folder(path)
         except OSError as error:
             key = "run_dir" if run_dir else "runs"
             raise FrtrainError(
                 f"{path}: the run folder cannot be written ({error.strerror}); choose another with {key}=..."
             ) from None
-        return cls(path, created)
+        folder = cls(path, created)
+        folder.lock()
+        return folder
+
+    def lock(self) -> None:
+        """Keep every other process out until this one ends or calls `unlock`.
+
+        Raises:
+            FrtrainError: another run is using the folder.
+        """
+        self._lock = (self.path / ".lock").open("w")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            self._lock.close()
+            raise FrtrainError(
+                f"{self.path}: another run is writing here; wait for it or choose another run_dir"
+            ) from None
+
+    def unlock(self) -> None:
+        """Let others in; removes the folder if this process made it and trained nothing in it."""
+        (self.path / ".lock").unlink(missing_ok=True)
+        self._lock.close()
+        if self.created and not self.in_use and not self.steps():
+            shutil.rmtree(self.path, ignore_errors=True)
 
     def write_facts(self, config: dict[str, Any], overrides: list[str], device: torch.device) -> None:
         """Write `config.yaml` (resolved), `overrides.yaml` and `environment.json`.
@@ -75,12 +101,15 @@ class RunFolder:
             "packages": {name: _version(name) for name in ("torch", "torchvision", "numpy", "hydra-core", "omegaconf")},
         }
         texts = {
-            "config.yaml": yaml.safe_dump(config, sort_keys=False, allow_unicode=True),
-            "overrides.yaml": yaml.safe_dump(overrides, allow_unicode=True),
+            "config.yaml": OmegaConf.to_yaml(OmegaConf.create(config)),
+            "overrides.yaml": OmegaConf.to_yaml(OmegaConf.create(overrides)),
             "environment.json": json.dumps(facts, indent=1),
         }
         for name, text in texts.items():
-            write_text_atomically(self.path / name, text)
+            try:
+                write_atomically(self.path / name, text)
+            except OSError as error:
+                raise FrtrainError(f"{self.path / name}: cannot be written ({error.strerror})") from None
 
     def checkpoint(self, step: int) -> Path:
         """The folder of the checkpoint of `step`."""
@@ -89,7 +118,8 @@ class RunFolder:
     def steps(self) -> list[int]:
         """Steps that have a complete checkpoint, rising."""
         folders = self.checkpoints.glob(f"{STEP_FOLDER}*") if self.checkpoints.is_dir() else ()
-        return sorted(int(path.name.removeprefix(STEP_FOLDER)) for path in folders if (path / INDEX).is_file())
+        names = [path.name.removeprefix(STEP_FOLDER) for path in folders if (path / INDEX).is_file()]
+        return sorted(int(name) for name in names if name.isdecimal())
 
     def point(self, link: str, step: int) -> None:
         """Let `checkpoints/<link>` (`last`, `best`) name the checkpoint of `step`."""
@@ -107,10 +137,17 @@ class RunFolder:
                 self.checkpoint(step).rename(doomed)
                 shutil.rmtree(doomed, ignore_errors=True)
 
-    def remove_if_unused(self) -> None:
-        """Remove the folder if this process made it and no checkpoint came into it."""
-        if self.created and not self.steps():
-            shutil.rmtree(self.path, ignore_errors=True)
+    def supersede_after(self, step: int) -> None:
+        """Move checkpoints later than `step` to `checkpoints/superseded/`: the run goes on from there instead."""
+        later = [other for other in self.steps() if other > step]
+        for other in later:
+            target = self.checkpoints / "superseded" / self.checkpoint(other).name
+            shutil.rmtree(target, ignore_errors=True)
+            target.parent.mkdir(exist_ok=True)
+            self.checkpoint(other).rename(target)
+            log.info("%s is superseded: moved to %s", self.checkpoint(other).name, target.parent)
+        if later and step in self.steps():
+            self.point("last", step)
 
     def remove_leftovers(self) -> None:
         """Remove what a killed process left half-written."""
@@ -120,21 +157,6 @@ class RunFolder:
                     path.unlink(missing_ok=True)
                 else:
                     shutil.rmtree(path, ignore_errors=True)
-
-
-def write_text_atomically(path: Path, text: str) -> None:
-    """Write a text file aside and rename it.
-
-    Raises:
-        FrtrainError: the folder cannot be written or the disk is full.
-    """
-    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        aside.write_text(text, encoding="utf-8")
-        aside.replace(path)
-    except OSError as error:
-        aside.unlink(missing_ok=True)
-        raise FrtrainError(f"{path}: cannot be written ({error.strerror})") from None
 
 
 def checkpoint_of(path: str | os.PathLike[str]) -> Path:
@@ -168,13 +190,18 @@ def run_folder_of(path: str | os.PathLike[str]) -> Path:
     return checkpoint_of(path).parent.parent
 
 
-def _unused(parent: Path) -> Path:
+def _new_folder(parent: Path) -> Path:
+    """Make `<parent>/<time>`, or `<time>-2`, ... where another run of the same second was faster."""
     stamp = time.strftime("%Y-%m-%d_%H-%M-%S")
     path, count = parent / stamp, 1
-    while path.exists():
-        count += 1
-        path = parent / f"{stamp}-{count}"
-    return path
+    while True:
+        try:
+            path.mkdir(parents=True)
+        except FileExistsError:
+            count += 1
+            path = parent / f"{stamp}-{count}"
+        else:
+            return path
 
 
 def _version(package: str) -> str:

@@ -16,7 +16,6 @@ class TrainingState:
         skipped: steps whose loss or gradient was not finite.
         best_metric: best validation metric so far.
         best_step: the step it was reached at.
-        metrics: the newest validation metrics, by name.
     """
 
     step: int = 0
@@ -24,7 +23,6 @@ class TrainingState:
     skipped: int = 0
     best_metric: float | None = None
     best_step: int | None = None
-    metrics: dict[str, float] | None = None
 
     def advance(self, applied: bool) -> None:
         """Count one optimizer step."""

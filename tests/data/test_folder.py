@@ -119,7 +119,7 @@ def test_an_empty_folder_is_an_error_that_shows_what_is_expected(tmp_path: Path)
 def test_one_identity_alone_is_an_error(tmp_path: Path):
     put(tmp_path / "a/1.jpg")
     put(tmp_path / "a/2.jpg")
-    with pytest.raises(DataError, match=r"found 1 identity.*training needs two"):
+    with pytest.raises(DataError, match=r"identities with at least 1 image\(s\): 1, but two are needed"):
         folder(tmp_path)
 
 

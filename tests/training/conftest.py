@@ -11,6 +11,7 @@ from frtrain.commands import train as command
 from frtrain.commands.composition import compose_plain
 from frtrain.config import TrainConfig
 from frtrain.schema import parse
+from frtrain.signals import StoppedError
 from frtrain.training.run_folder import RunFolder
 
 SMALL = [
@@ -49,6 +50,11 @@ def small_run(small_config: Callable[..., TrainConfig], tmp_path: Path) -> Calla
         folder = tmp_path / name
         config = small_config(f"run_dir={folder}", *overrides)
         command.check(config)
-        return command.run(config), RunFolder(folder)
+        try:
+            command.run(config)
+        except StoppedError as stopped:
+            print(stopped)
+            return stopped.exit_code, RunFolder(folder)
+        return 0, RunFolder(folder)
 
     return run

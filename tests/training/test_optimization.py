@@ -102,13 +102,14 @@ def test_a_step_after_a_skipped_one_works_as_if_it_had_not_been(network: Network
     assert all(torch.isfinite(parameter).all() for parameter in network.parameters())
 
 
-def test_too_many_skipped_steps_stop_the_run_and_name_the_tensor(network: Network):
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_too_many_skipped_steps_stop_the_run_and_name_the_tensor(network: Network, bad: float):
     optimizer = optimization(network, patience=2)
-    network.linear.weight.register_hook(lambda gradient: gradient * float("inf"))
+    network.norm.bias.register_hook(lambda gradient: gradient * bad)
     for step in range(2):
         optimizer.backward(network(torch.randn(4, 3)))
         if step == 1:
-            with pytest.raises(TrainingError, match=r"2 steps in a row.*the gradient of backbone\.linear\.weight"):
+            with pytest.raises(TrainingError, match=r"2 steps in a row.*the gradient of backbone\.norm\.bias"):
                 optimizer.step(step)
         else:
             optimizer.step(step)

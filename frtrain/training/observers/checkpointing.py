@@ -32,7 +32,7 @@ class Checkpointing(Observer):
 
     def after_run(self, run: Run) -> None:
         """Write where a stop request ended the run."""
-        if run.state.step and self._written_step != run.state.step and run.state.step not in run.folder.steps():
+        if run.state.step and self._written_step != run.state.step:
             self._write(run)
 
     def _write(self, run: Run) -> None:

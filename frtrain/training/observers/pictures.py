@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import torch
 
 from frtrain.training.observers.base import Observer, StepFacts
@@ -23,8 +25,10 @@ class Pictures(Observer):
         step = run.state.step
         if step != 1 and not crossed(step, self.every_epochs * run.steps_per_epoch):
             return
+        began = time.perf_counter()
         seen = run.preprocessing.normalise(facts.batch.images[:SHOWN])
         run.logbook.images(step, "train/batch_as_the_network_sees_it", (seen - seen.min()) / (seen.max() - seen.min()))
         if run.classifier.head.geometry == "cosine":
             cosine = facts.classifier.target_similarity.float().clamp(-1, 1)
             run.logbook.histogram(step, "train/target_angle_degrees", torch.rad2deg(torch.arccos(cosine)))
+        stopwatch.exclude(time.perf_counter() - began)

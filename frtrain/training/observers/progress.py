@@ -38,22 +38,26 @@ class ProgressLine(Observer, Logger):
         self._last_plain = -PLAIN_INTERVAL_SECONDS
         self._progress: Progress | None = None
         self._task = TaskID(0)
-        if self.style == "live":
-            self._progress = Progress(
-                TextColumn("[bold]step {task.completed}/{task.total}"),
-                BarColumn(),
-                TextColumn("{task.fields[facts]}"),
-                TimeElapsedColumn(),
-                console=console,
-                transient=True,
-            )
-            self._task = self._progress.add_task("train", total=total_steps, completed=first_step, facts="")
-            self._progress.start()
+        self.console = console
 
     def after_step(self, run: Run, facts: StepFacts, stopwatch: Stopwatch) -> None:
         """Move the bar."""
+        if self.style == "live" and self._progress is None:
+            self._start()
         if self._progress:
             self._progress.update(self._task, completed=run.state.step)
+
+    def _start(self) -> None:
+        self._progress = Progress(
+            TextColumn("[bold]step {task.completed}/{task.total}"),
+            BarColumn(),
+            TextColumn("{task.fields[facts]}"),
+            TimeElapsedColumn(),
+            console=self.console,
+            transient=True,
+        )
+        self._task = self._progress.add_task("train", total=self.total_steps, completed=self.first_step, facts="")
+        self._progress.start()
 
     def scalars(self, step: int, epoch: float, values: Mapping[str, float]) -> None:
         """Show the newest numbers of the loop."""

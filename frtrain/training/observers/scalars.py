@@ -12,19 +12,17 @@ from frtrain.training.stopwatch import Stopwatch
 class Scalars(Observer):
     """Publishes `train/...` and `speed/...` to the logbook every `every_steps` steps and at the last one.
 
-    Values are means over the steps since the last publication; reading them is the loop's only synchronisation with
+    Values are means over the steps since the last publication (with accumulation: over each step's last batch); reading them is the loop's only synchronisation with
     the device besides the non-finite guard.
     """
 
     def __init__(self, every_steps: int):
         self.every_steps = every_steps
         self._sums: dict[str, torch.Tensor] = {}
-        self._steps = 0
         self._images = 0
 
     def after_step(self, run: Run, facts: StepFacts, stopwatch: Stopwatch) -> None:
         """Add a step, and publish when due."""
-        self._steps += 1
         self._images += len(facts.batch) * run.config.trainer.accumulate
         if facts.applied:
             self._add("count", torch.ones(()))
@@ -51,4 +49,4 @@ class Scalars(Observer):
         values["speed/images_per_second"] = self._images / lap.seconds
         values["speed/data_wait_share"] = min(1.0, lap.waited_seconds / lap.seconds)
         run.logbook.scalars(run.state.step, run.epoch, values)
-        self._sums, self._steps, self._images = {}, 0, 0
+        self._sums, self._images = {}, 0

@@ -22,6 +22,7 @@ from frtrain.training.stopwatch import Stopwatch
 
 log = logging.getLogger(__name__)
 
+LOWER_IS_BETTER = ("eer",)
 HARDEST_PAIRS = 8
 """Of each kind, in TensorBoard's picture."""
 
@@ -32,12 +33,20 @@ class Validation(Observer):
     Pairs are drawn once, from the seed, so that every validation of a run asks the same question.
     """
 
-    def __init__(self, held_out: Source, pairs: int, seed: int, every_epochs: float, metric: str, mode: str):
+    def __init__(
+        self,
+        held_out: Source,
+        pairs: int,
+        seed: int,
+        every_epochs: float,
+        metric: str,
+        pictures_every_epochs: float | None,
+    ):
         self.held_out = held_out
         self.pairs = pairs_from_labels(held_out.labels, pairs, seed)
         self.every_epochs = every_epochs
         self.metric = metric
-        self.mode = mode
+        self.pictures_every_epochs = pictures_every_epochs
 
     def after_step(self, run: Run, facts: StepFacts, stopwatch: Stopwatch) -> None:
         """Verify when the interval has passed, and after the last step."""
@@ -50,15 +59,14 @@ class Validation(Observer):
         result, scores = verify_source(run.embed, self.held_out, self.pairs, batch_size=256, flip=True)
         metrics = scalars_of(result)
         step = run.state.step
-        run.state.metrics = metrics
         run.logbook.scalars(step, run.epoch, {f"verify/{name}": value for name, value in metrics.items()})
-        every = run.config.log.pictures_every_epochs
+        every = self.pictures_every_epochs
         if every is not None and (crossed(step, every * run.steps_per_epoch) or run.finished):
             run.logbook.figure(step, "verify/roc", roc_figure(scores, self.pairs.genuine, result))
             run.logbook.figure(step, "verify/hardest_pairs", self._hardest_pairs(scores, result))
         log.info("epoch %.1f  step %d  held-out identities: %s", run.epoch, step, result.headline())
         value, best = metrics[self.metric], run.state.best_metric
-        if best is None or (value > best if self.mode == "max" else value < best):
+        if best is None or (value < best if self.metric in LOWER_IS_BETTER else value > best):
             run.state.best_metric, run.state.best_step = value, step
 
     def _hardest_pairs(self, scores: NDArray[np.float64], result: Verification) -> Figure:
@@ -76,7 +84,7 @@ class Validation(Observer):
 
 
 def scalars_of(result: Verification) -> dict[str, float]:
-    """The numbers of a verification that make curves; any of them can be `checkpoint.metric`."""
+    """The numbers of a verification that make curves."""
     values = {
         "accuracy": result.accuracy.mean,
         "accuracy_standard_error": result.accuracy.standard_error,
@@ -85,17 +93,14 @@ def scalars_of(result: Verification) -> dict[str, float]:
         "threshold": result.threshold,
     }
     for point in result.operating_points:
-        values[f"tar_at_far_{point.far_target:g}"] = point.tar
+        values[_tar_name(point.far_target)] = point.tar
     return values
 
 
 def metric_names() -> list[str]:
-    """Names that `checkpoint.metric` can take."""
-    return [
-        "accuracy",
-        "accuracy_standard_error",
-        "auc",
-        "eer",
-        "threshold",
-        *(f"tar_at_far_{far:g}" for far in FAR_TARGETS),
-    ]
+    """Those of `scalars_of` that can choose the best checkpoint."""
+    return ["accuracy", "auc", "eer", *map(_tar_name, FAR_TARGETS)]
+
+
+def _tar_name(far: float) -> str:
+    return f"tar_at_far_{far:g}"

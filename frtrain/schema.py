@@ -53,20 +53,38 @@ def parse(model: type[SectionType], values: Mapping[str, Any], path: str = "") -
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        lines = [_explain(model, item, path) for item in error.errors()]
-        raise ConfigError("\n".join(dict.fromkeys(lines))) from None
+        complaints: dict[str, list[str]] = {}
+        for item in error.errors():
+            subject, complaint = _explain(model, item, path)
+            complaints.setdefault(subject, []).append(complaint)
+        # The branches of a union complain one by one: "must be 'auto' or must be a valid integer".
+        lines = [f"{subject}: {' or '.join(dict.fromkeys(texts))}" for subject, texts in complaints.items()]
+        raise ConfigError("\n".join(lines)) from None
 
 
-def _explain(model: type[BaseModel], item: Any, path: str) -> str:
-    location = [str(part) for part in item["loc"]]
+def _explain(model: type[BaseModel], item: Any, path: str) -> tuple[str, str]:
+    """The key, with its value where that helps, and what is wrong with it."""
+    location = _location(model, item)
     key = ".".join(filter(None, [path, *location]))
     if item["type"] == "extra_forbidden":
         known = _fields_at(model, location[:-1])
-        return f"{key}: unknown key{nearest(location[-1], known)} (known: {', '.join(sorted(known))})"
+        return key, f"unknown key{nearest(location[-1], known)} (known: {', '.join(sorted(known))})"
     if item["type"] == "missing":
-        return f"{key}: a value is required; set it with {key}=..."
+        return key, f"a value is required; set it with {key}=..."
     message = item["msg"].replace("Input should be", "must be").replace("Value error, ", "")
-    return f"{key}={item['input']!r}: {message}"
+    return (key if isinstance(item["input"], dict) else f"{key}={item['input']!r}"), message
+
+
+def _location(model: type[BaseModel], item: Any) -> list[str]:
+    """The path of keys and list positions, without the names of union branches that pydantic adds to it."""
+    parts = list(item["loc"])
+    location: list[str] = []
+    for depth, part in enumerate(parts):
+        known = _fields_at(model, location)
+        is_unknown_key = item["type"] == "extra_forbidden" and depth == len(parts) - 1
+        if part in known or isinstance(part, int) or is_unknown_key:
+            location.append(str(part))
+    return location
 
 
 def _fields_at(model: type[BaseModel], location: list[str]) -> list[str]:

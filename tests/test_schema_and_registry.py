@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Literal
+
 import pytest
 
 from frtrain.errors import ConfigError
@@ -15,6 +17,8 @@ class Inner(Section):
 class Outer(Section):
     trainer: Inner
     name: str
+    workers: Literal["auto"] | PositiveInt = "auto"
+    widths: list[PositiveInt] = [1]  # noqa: RUF012 (pydantic copies it)
 
 
 VALUES = {"trainer": {"batch_size": 8, "rate": 0.5}, "name": "run"}
@@ -47,6 +51,16 @@ def test_an_integer_is_accepted_where_a_float_is_asked_for():
 def test_a_wrong_value_is_an_error_that_names_the_full_key(trainer: dict[str, object], message: str):
     with pytest.raises(ConfigError, match=message):
         parse(Outer, changed(**trainer))
+
+
+def test_a_value_that_fits_no_branch_of_a_union_is_told_in_one_line():
+    with pytest.raises(ConfigError, match=r"^workers='foo': must be 'auto' or must be a valid integer$"):
+        parse(Outer, {**VALUES, "workers": "foo"})
+
+
+def test_a_wrong_element_of_a_list_is_named_by_its_position():
+    with pytest.raises(ConfigError, match=r"^widths\.1=0: must be greater than 0$"):
+        parse(Outer, {**VALUES, "widths": [3, 0]})
 
 
 def test_every_wrong_key_is_named_at_once():

@@ -75,7 +75,7 @@ def align(
     Raises:
         DataError: the source holds no images; the target is unusable, or its disk is full.
         ConfigError: source and target overlap, or the target holds crops made with other settings.
-        StoppedError: SIGINT or SIGTERM came. Whatever was finished is in the report; the same call goes on.
+        StoppedError: SIGINT, SIGTERM or SIGUSR1 came. Whatever was finished is in the report; the same call goes on.
     """
     watcher = watcher or Watcher()
     with StopRequest() as stop:

@@ -12,6 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from frtrain.errors import ConfigError, DataError
+from frtrain.files import write_atomically
 
 REPORT_NAME = "align.jsonl"
 SETTINGS_NAME = "align.json"
@@ -77,13 +78,7 @@ class Report:
     def __init__(self, target: Path, records: dict[str, Record]):
         self._target = target
         self.records = records
-        aside = target / f".{REPORT_NAME}.part"
-        try:
-            aside.write_bytes(b"".join(record.line() for record in records.values()))
-            aside.replace(target / REPORT_NAME)
-        except OSError:
-            aside.unlink(missing_ok=True)
-            raise
+        write_atomically(target / REPORT_NAME, b"".join(record.line() for record in records.values()))
         self._file = os.open(target / REPORT_NAME, os.O_WRONLY | os.O_APPEND)
 
     def append(self, record: Record) -> None:
@@ -201,12 +196,7 @@ def _check_settings(target: Path, settings: dict[str, Any]) -> None:
 
 
 def _write_settings(target: Path, settings: dict[str, Any]) -> None:
-    aside = target / f".{SETTINGS_NAME}.part"
-    try:
-        aside.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
-        aside.replace(target / SETTINGS_NAME)
-    finally:
-        aside.unlink(missing_ok=True)
+    write_atomically(target / SETTINGS_NAME, json.dumps(settings, indent=2) + "\n")
 
 
 def _forget(target: Path) -> None:

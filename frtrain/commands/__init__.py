@@ -1,7 +1,8 @@
 """The verbs of `python -m frtrain VERB`, one thin file each.
 
 A verb is `configs/VERB.yaml` and a module here with `Config` (the typed sections), `EXAMPLES` (command lines for --help)
-and `run(config)`.
+and `run(config)`. It may have `check(config)`, called for every job of a sweep before the first one runs, and `POSITIONAL`, the key
+that a bare word sets.
 """
 
 VERBS: dict[str, str] = {

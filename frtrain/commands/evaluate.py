@@ -29,7 +29,7 @@ class Config(Section):
     """What is evaluated on what.
 
     Attributes:
-        model: run folder, checkpoint or exported model; or `pixels`, a reference that learned nothing.
+        model: run folder or checkpoint; or `pixels`, a reference that learned nothing.
         suite: the protocol.
         output: folder of the report; by default `evaluations/<suite>` in the run folder.
         device: auto, cpu, cuda, cuda:1, mps.
@@ -51,7 +51,7 @@ def check(config: Config) -> None:
     """
     if config.model is None:
         raise ConfigError(
-            "model: which model? A run folder, a checkpoint or an exported model, e.g. model=runs/arcface; "
+            "model: which model? A run folder or a checkpoint, e.g. model=runs/arcface; "
             f"or a reference that learned nothing: {', '.join(f'model={name}' for name in REFERENCES.names())}"
         )
     SUITES.build(config.suite).check()
@@ -87,13 +87,11 @@ def default_folder(model: str, suite: str) -> Path:
     """Where a report goes when nobody says.
 
     A run folder: `<run>/evaluations/<suite>`. A checkpoint `<run>/checkpoints/<step>`: in the same place
-    `<suite>-<step>`. A file: `evaluations/<suite>-<stem>` beside it. A reference: `runs/<name>/evaluations/<suite>`.
+    `<suite>-<step>`. A reference: `runs/<name>/evaluations/<suite>`.
     """
     if _is_reference(model):
         return Path("runs") / model / "evaluations" / suite
     path = Path(model).expanduser()
-    if path.is_file():
-        return path.parent / "evaluations" / f"{suite}-{path.stem}"
     if path.parent.name == "checkpoints":
         return path.parent.parent / "evaluations" / f"{suite}-{path.name}"
     return path / "evaluations" / suite

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from frtrain.errors import DataError
 from frtrain.evaluation.page import html_page
 from frtrain.evaluation.pictures import error_sheet, hardest_errors, histogram_figure, png, roc_figure
 from frtrain.evaluation.suites import Report
+from frtrain.files import make_writable_folder, write_atomically
 
 HARDEST_OF_EACH_KIND = 12
 
@@ -28,10 +28,7 @@ def prepare_folder(folder: Path) -> None:
         DataError: it cannot.
     """
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / f".write-test.{os.getpid()}"
-        probe.write_bytes(b"")
-        probe.unlink()
+        make_writable_folder(folder)
     except OSError as error:
         raise DataError(
             f"output={folder}: cannot be written ({error.strerror or error}); choose another folder with output=FOLDER"
@@ -56,18 +53,13 @@ def write_report(report: Report, model: str, folder: Path) -> Path:
     prepare_folder(folder)
     pictures = _pictures(report)
     created = datetime.now(timezone.utc).isoformat(timespec="seconds")
-    contents = {name: content for name, (content, _) in pictures.items()}
-    contents["pairs.csv"] = _pairs_csv(report).encode()
-    contents["report.json"] = _json(report, model, created).encode()
-    contents["report.html"] = html_page(report, model, created, pictures).encode()
+    contents: dict[str, bytes | str] = {name: content for name, (content, _) in pictures.items()}
+    contents["pairs.csv"] = _pairs_csv(report)
+    contents["report.json"] = _json(report, model, created)
+    contents["report.html"] = html_page(report, model, created, pictures)
     try:
         for name, content in contents.items():
-            aside = folder / f".{name}.{os.getpid()}.part"
-            try:
-                aside.write_bytes(content)
-                aside.replace(folder / name)
-            finally:
-                aside.unlink(missing_ok=True)
+            write_atomically(folder / name, content)
     except OSError as error:
         raise DataError(f"output={folder}: cannot be written ({error.strerror or error})") from None
     return folder / "report.html"

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from frtrain.errors import FrtrainError
+from frtrain.files import write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -81,9 +82,7 @@ class JsonLines(Logger):
         self.path = path
         try:
             kept = [line for line in _lines(path) if _step_of(line) <= step]
-            aside = path.with_name(f".{path.name}.part")
-            aside.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
-            aside.replace(path)
+            write_atomically(path, "".join(f"{line}\n" for line in kept))
             self._file = path.open("a", encoding="utf-8")
         except OSError as error:
             raise FrtrainError(f"{path}: cannot be written ({error.strerror})") from None

@@ -59,7 +59,6 @@ def check(config: Config) -> None:
 
 def run(config: Config) -> None:
     """Evaluate, print the table, write the report."""
-    check(config)
     model = str(config.model)
     suite = SUITES.build(config.suite)
     folder = Path(config.output).expanduser() if config.output else default_folder(model, suite.name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import time
 from dataclasses import dataclass
 
@@ -64,6 +65,9 @@ def check_components(config: TrainConfig) -> None:
         ConfigError: naming the key.
         DataError: a file that the suite needs is missing.
     """
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    if processes > 1:
+        raise ConfigError(f"WORLD_SIZE={processes}: this version trains in one process; start it without torchrun")
     SOURCES.check(config.data)
     AUGMENTATIONS.build(config.augment)
     BACKBONES.check(config.backbone)

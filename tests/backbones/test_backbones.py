@@ -146,7 +146,8 @@ def test_dropout_acts_only_while_training() -> None:
 
 @pytest.mark.parametrize(("stem_stride", "strides", "map_size"), [(2, [2, 2, 2, 2], 4), (2, [2, 1, 2, 2], 7)])
 def test_tiny_follows_its_configured_shape(stem_stride: int, strides: list[int], map_size: int) -> None:
-    backbone = build("iresnet_tiny", stem_stride=stem_stride, strides=strides, widths=[16, 16, 24, 40])
+    shape = {"widths": [16, 16, 24, 40], "blocks": [2, 1, 1, 2]}
+    backbone = build("iresnet_tiny", stem_stride=stem_stride, strides=strides, **shape)
     assert backbone.trunk(crops()).shape == (2, 40, map_size, map_size)
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from annotated_types import Ge
-from pydantic import model_validator
+from annotated_types import Ge, Interval, MinLen
+from pydantic import StringConstraints, model_validator
 
-from frtrain.schema import Fraction, NonNegativeInt, Positive, PositiveInt, Section
+from frtrain.schema import Fraction, Positive, PositiveInt, Section, Seed
 
 ComponentSpec = dict[str, Any]
 """`{"name": ..., parameter: value}`: a registered component; its parameters are checked by its own signature."""
@@ -31,13 +31,13 @@ class TrainerConfig(Section):
 
     epochs: Positive | None
     max_steps: PositiveInt | None
-    batch_size: PositiveInt
+    batch_size: Annotated[int, Ge(2)]  # batch norm needs two
     accumulate: PositiveInt
     clip_norm: Positive | None
     device: str
     precision: Literal["auto", "fp32", "bf16"]
     channels_last: Literal["auto"] | bool
-    workers: Literal["auto"] | NonNegativeInt
+    workers: Literal["auto"] | Annotated[int, Interval(ge=0, le=256)]
     max_skipped_in_a_row: PositiveInt
 
     @model_validator(mode="after")
@@ -105,11 +105,11 @@ class TrainConfig(Section):
         suite: protocols evaluated after training, e.g. `lfw_view1`; null: none.
     """
 
-    name: str
-    runs: str
+    name: Annotated[str, StringConstraints(pattern=r"^[^/]*[^/.][^/]*$")]
+    runs: Annotated[str, MinLen(1)]
     run_dir: str | None
     resume: str
-    seed: NonNegativeInt
+    seed: Seed
     data: ComponentSpec
     augment: ComponentSpec
     backbone: ComponentSpec

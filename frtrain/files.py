@@ -30,6 +30,6 @@ def make_writable_folder(path: Path) -> None:
     path.mkdir(parents=True, exist_ok=True)
     probe = path / f".writable.{os.getpid()}"
     try:
-        probe.write_bytes(b"")
+        probe.write_bytes(bytes(65536))  # an empty file fits on a full disk
     finally:
         probe.unlink(missing_ok=True)

@@ -12,7 +12,7 @@ from typing import Any, Generic, TypeVar, get_type_hints
 from pydantic import BaseModel, ConfigDict, create_model
 
 from frtrain.errors import ConfigError
-from frtrain.schema import nearest, parse
+from frtrain.schema import STRICT, nearest, parse
 
 Component = TypeVar("Component")
 
@@ -41,8 +41,7 @@ class Entry(Generic[Component]):
             name: (hints[name], ... if parameter.default is inspect.Parameter.empty else parameter.default)
             for name, parameter in self.parameters(given).items()
         }
-        config = ConfigDict(extra="forbid", strict=True, arbitrary_types_allowed=True, protected_namespaces=())
-        return create_model(self.name, __config__=config, **fields)
+        return create_model(self.name, __config__=ConfigDict(**STRICT, arbitrary_types_allowed=True), **fields)
 
 
 class Registry(Generic[Component]):

@@ -15,6 +15,10 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from frtrain.errors import ConfigError
 
+STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, protected_namespaces=())
+"""No unknown keys, no silent conversions, no infinite numbers."""
+
+Seed = Annotated[int, Interval(ge=0, lt=2**63)]
 Positive = Annotated[float, Gt(0)]
 NonNegative = Annotated[float, Ge(0)]
 AtLeastOne = Annotated[float, Ge(1)]
@@ -27,7 +31,7 @@ NonNegativeInt = Annotated[int, Ge(0)]
 class Section(BaseModel):
     """A fixed part of the configuration: frozen, strictly typed, no unknown keys."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, protected_namespaces=())
+    model_config = ConfigDict(**STRICT, frozen=True)
 
 
 SectionType = TypeVar("SectionType", bound=BaseModel)

@@ -9,7 +9,8 @@ from typing import Any
 
 from frtrain.errors import FrtrainError
 
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
+"""Ctrl-C, a scheduler's or the system's request, a closed terminal, a scheduler's early warning."""
 
 
 class StoppedError(FrtrainError):

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import Annotated
 
 import torch
+from annotated_types import Interval
 from torch import nn
 
 from frtrain.registry import Registry
+
+EmbeddingSize = Annotated[int, Interval(gt=0, le=16384)]
 
 CROP_SIZE = 112
 """Height and width, in pixels, of the aligned crop that every backbone is built for."""

@@ -8,7 +8,7 @@ import torch
 from annotated_types import Ge
 from torch import nn
 
-from frtrain.backbones.base import BACKBONES, CROP_SIZE, ConvolutionalBackbone
+from frtrain.backbones.base import BACKBONES, CROP_SIZE, ConvolutionalBackbone, EmbeddingSize
 from frtrain.schema import FractionBelowOne, PositiveInt
 
 Activation = Literal["prelu", "relu"]
@@ -121,31 +121,31 @@ def _standard(blocks: list[int], embedding_size: int, dropout: float) -> IResNet
 
 
 @BACKBONES.register("iresnet18")
-def iresnet18(embedding_size: PositiveInt, dropout: FractionBelowOne) -> IResNet:
+def iresnet18(embedding_size: EmbeddingSize, dropout: FractionBelowOne) -> IResNet:
     """IResNet-18: 24.03 M parameters at embedding size 512."""
     return _standard([2, 2, 2, 2], embedding_size, dropout)
 
 
 @BACKBONES.register("iresnet34")
-def iresnet34(embedding_size: PositiveInt, dropout: FractionBelowOne) -> IResNet:
+def iresnet34(embedding_size: EmbeddingSize, dropout: FractionBelowOne) -> IResNet:
     """IResNet-34: 34.14 M parameters at embedding size 512."""
     return _standard([3, 4, 6, 3], embedding_size, dropout)
 
 
 @BACKBONES.register("iresnet50")
-def iresnet50(embedding_size: PositiveInt, dropout: FractionBelowOne) -> IResNet:
+def iresnet50(embedding_size: EmbeddingSize, dropout: FractionBelowOne) -> IResNet:
     """IResNet-50: 43.59 M parameters at embedding size 512."""
     return _standard([3, 4, 14, 3], embedding_size, dropout)
 
 
 @BACKBONES.register("iresnet100")
-def iresnet100(embedding_size: PositiveInt, dropout: FractionBelowOne) -> IResNet:
+def iresnet100(embedding_size: EmbeddingSize, dropout: FractionBelowOne) -> IResNet:
     """IResNet-100: 65.16 M parameters at embedding size 512."""
     return _standard([3, 13, 30, 3], embedding_size, dropout)
 
 
 @BACKBONES.register("iresnet200")
-def iresnet200(embedding_size: PositiveInt, dropout: FractionBelowOne) -> IResNet:
+def iresnet200(embedding_size: EmbeddingSize, dropout: FractionBelowOne) -> IResNet:
     """IResNet-200: 118.83 M parameters at embedding size 512."""
     return _standard([6, 26, 60, 6], embedding_size, dropout)
 
@@ -157,7 +157,7 @@ def iresnet_tiny(
     strides: list[Stride],
     stem_stride: Stride,
     activation: Activation,
-    embedding_size: PositiveInt,
+    embedding_size: EmbeddingSize,
     dropout: FractionBelowOne,
 ) -> IResNet:
     """An IResNet of free shape, small by default: made to be trained from nothing on a few CPU cores."""

@@ -7,8 +7,8 @@ from torchvision.models import ResNet as TorchvisionResNet
 from torchvision.models import resnet18 as torchvision_resnet18
 from torchvision.models import resnet50 as torchvision_resnet50
 
-from frtrain.backbones.base import BACKBONES, ConvolutionalBackbone
-from frtrain.schema import FractionBelowOne, PositiveInt
+from frtrain.backbones.base import BACKBONES, ConvolutionalBackbone, EmbeddingSize
+from frtrain.schema import FractionBelowOne
 
 
 class ResNet(ConvolutionalBackbone):
@@ -36,12 +36,12 @@ class ResNet(ConvolutionalBackbone):
 
 
 @BACKBONES.register("resnet18")
-def resnet18(embedding_size: PositiveInt, dropout: FractionBelowOne) -> ResNet:
+def resnet18(embedding_size: EmbeddingSize, dropout: FractionBelowOne) -> ResNet:
     """ResNet-18 with random weights; nothing is downloaded."""
     return ResNet(torchvision_resnet18(weights=None), embedding_size, dropout)
 
 
 @BACKBONES.register("resnet50")
-def resnet50(embedding_size: PositiveInt, dropout: FractionBelowOne) -> ResNet:
+def resnet50(embedding_size: EmbeddingSize, dropout: FractionBelowOne) -> ResNet:
     """ResNet-50 with random weights; nothing is downloaded."""
     return ResNet(torchvision_resnet50(weights=None), embedding_size, dropout)

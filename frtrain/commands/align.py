@@ -83,7 +83,7 @@ def run(config: Config) -> None:
         FrtrainError: as `frtrain.alignment.pipeline.align`.
     """
     check(config)
-    console = Console()
+    console = Console(emoji=False)
     source, target = Path(config.source).expanduser(), Path(config.target).expanduser()
     detector = DETECTORS.build(config.detector, device=choose_device(config.device).value)
     started = time.monotonic()

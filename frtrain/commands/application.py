@@ -14,6 +14,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.markup import escape
 
+from frtrain import __version__
 from frtrain.commands import VERBS
 from frtrain.commands.composition import (
     Plain,
@@ -41,17 +42,20 @@ def run_verb(arguments: Sequence[str]) -> int:
         if any(flag in arguments for flag in ("-h", "--help")):
             _print_help(verb)
             return 0
+        if "--version" in arguments:
+            print(f"frtrain {__version__}")
+            return 0
         flags = [argument for argument in arguments if argument.startswith("-")]
         overrides = [_named(verb, argument) for argument in arguments if not argument.startswith("-")]
         sweep = any(flag in SWEEP_FLAGS for flag in flags)
         if sweep or not flags:
             overrides = _with_saved_overrides(overrides)
             _check(verb, overrides, sweep)
-        return _run_hydra(verb, [*flags, *overrides], sweep)
+        return _run_hydra(verb, [*flags, *overrides] if sweep or not flags else arguments, sweep)
     except FrtrainError as error:
         return _tell(error)
     except KeyboardInterrupt:
-        Console(stderr=True).print("interrupted", style="yellow")
+        Console(stderr=True, emoji=False).print("interrupted", style="yellow")
         return 130
 
 
@@ -77,12 +81,14 @@ def _named(verb: str, argument: str) -> str:
 
 def _with_saved_overrides(overrides: list[str]) -> list[str]:
     """`resume=PATH` goes on with the overrides that its run was started with; new ones win."""
-    resume = [str(item.value()) for item in parse_overrides(overrides) if item.key_or_group == "resume"]
-    if not resume or resume[-1] in ("auto", "never"):
+    given = {item.key_or_group: item.value() for item in parse_overrides(overrides)}
+    if str(given.get("resume", "auto")) in ("auto", "never"):
         return overrides
+    if given.get("run_dir") is not None:
+        raise ConfigError("resume=PATH goes on in that run's own folder; leave run_dir out")
     from frtrain.training.run_folder import run_folder_of
 
-    return merge_overrides(saved_overrides(run_folder_of(resume[-1]) / "overrides.yaml"), overrides)
+    return merge_overrides(saved_overrides(run_folder_of(str(given["resume"])) / "overrides.yaml"), overrides)
 
 
 def _check(verb: str, overrides: list[str], sweep: bool) -> None:
@@ -122,12 +128,14 @@ def _tell(error: FrtrainError) -> int:
             label = "configuration:"
         elif isinstance(error, StoppedError):
             label, color = "stopped", "yellow"
-        Console(stderr=True, soft_wrap=True).print(f"[bold {color}]{label}[/] {escape(str(error))}", highlight=False)
+        Console(stderr=True, soft_wrap=True, emoji=False).print(
+            f"[bold {color}]{label}[/] {escape(str(error))}", highlight=False
+        )
     return error.exit_code
 
 
 def _print_help(verb: str) -> None:
-    console = Console(soft_wrap=True, highlight=False)
+    console = Console(soft_wrap=True, highlight=False, emoji=False)
     module = _module(verb)
     console.print(f"[bold]python -m frtrain {verb}[/] key=value ...    {VERBS[verb]}\n")
     console.print(escape(module.EXAMPLES.strip()), style="cyan")

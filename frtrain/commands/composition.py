@@ -16,6 +16,7 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+from yaml import YAMLError
 
 from frtrain.config_files import config_folder
 from frtrain.errors import ConfigError
@@ -52,7 +53,7 @@ def group_defaults(group: str, option: str) -> Plain:
         try:
             values = plain(compose(f"{group}/{option}"))
         except (HydraException, OmegaConfBaseException) as error:
-            raise ConfigError(_explain(group, error)) from None
+            raise ConfigError(_explain(group, error, [])) from None
     return dict(values.get(group, values))
 
 
@@ -93,8 +94,8 @@ def compose_plain(verb: str, overrides: Sequence[str], partial: bool = False) ->
     with composer():
         try:
             return plain(compose(verb, overrides=list(overrides)), partial)
-        except (HydraException, OmegaConfBaseException) as error:
-            raise ConfigError(_explain(verb, error)) from None
+        except (HydraException, OmegaConfBaseException, ValueError) as error:
+            raise ConfigError(_explain(verb, error, overrides)) from None
 
 
 def expand_sweep(overrides: Sequence[str]) -> list[list[str]]:
@@ -135,8 +136,13 @@ def merge_overrides(saved: Sequence[str], new: Sequence[str]) -> list[str]:
     return list(by_key.values())
 
 
-def _explain(verb: str, error: Exception) -> str:
+def _explain(verb: str, error: Exception, overrides: Sequence[str]) -> str:
     text = str(error)
+    groups = groups_of(verb) if (config_folder() / f"{verb}.yaml").is_file() else []
+    chosen = [override for override in overrides if override.partition("=")[0] in groups]
+    if "Config group override" in text:
+        wrong = [choice for choice in chosen if choice.partition("=")[2] not in choices(choice.partition("=")[0])]
+        return f"{', '.join(wrong)}: a choice is made by its name, e.g. {groups[0]}={choices(groups[0])[0]}"
     if isinstance(error, MissingConfigException):
         missing = re.search(r"Could not find '([^']+)'", text) or re.search(r"Could not load '?([^'\s]+)", text)
         if missing and "/" in missing[1]:
@@ -150,15 +156,15 @@ def _explain(verb: str, error: Exception) -> str:
     if key and isinstance(error, ConfigCompositionException):
         name = full_key[1] if full_key else key[1]
         parent, _, leaf = name.rpartition(".")
-        known = _known_keys(verb, parent)
+        known = _known_keys(verb, parent, chosen)
         where = f" (known: {', '.join(known)})" if known else ""
         return f"{name}: unknown key{nearest(leaf, known)}{where}"
     return text.splitlines()[0] if text else type(error).__name__
 
 
-def _known_keys(verb: str, parent: str) -> list[str]:
+def _known_keys(verb: str, parent: str, choices_made: list[str]) -> list[str]:
     with composer():
-        node = compose(verb)
+        node = compose(verb, overrides=choices_made)
         try:
             section = OmegaConf.select(node, parent) if parent else node
         except OmegaConfBaseException:
@@ -174,7 +180,7 @@ def saved_overrides(path: Path) -> list[str]:
     """
     try:
         values = OmegaConf.to_container(OmegaConf.load(path))
-    except (OSError, OmegaConfBaseException) as error:
+    except (OSError, ValueError, YAMLError, OmegaConfBaseException) as error:
         raise ConfigError(f"{path}: cannot be read ({error}); resume needs the run folder of a training run") from None
     if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
         raise ConfigError(f"{path}: must be a list of key=value strings")

@@ -186,9 +186,14 @@ def _machine() -> Iterator[Finding]:
     yield Finding("JPEG decoding", f"{_decoded_per_second():,.0f} crops of 112×112 per second and core")
 
 
+def _existing(folder: Path) -> Path:
+    """The folder, or the nearest one above it that exists."""
+    return folder if folder.is_dir() or folder == folder.parent else _existing(folder.parent)
+
+
 def _disks() -> Iterator[Finding]:
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    places = {"disk, working folder": Path.cwd(), "disk, cache": cache if cache.is_dir() else Path.home()}
+    places = {"disk, working folder": Path.cwd(), "disk, cache": _existing(cache)}
     for topic, folder in places.items():
         free = shutil.disk_usage(folder).free
         low = free < LOW_DISK_BYTES
@@ -256,6 +261,6 @@ def _print(sections: dict[str, list[Finding]], possible: bool) -> None:
         for finding in findings:
             mark, advice = MARKS[finding.verdict], f"  [dim]{escape(finding.advice)}[/]" if finding.advice else ""
             table.add_row(f"  {finding.topic}", f"{mark}{escape(finding.value)}{advice}")
-    console = Console(highlight=False)
+    console = Console(highlight=False, emoji=False)
     console.print(table)
     console.print("[green]training is possible[/]" if possible else "[bold red]training is not possible[/]: see above")

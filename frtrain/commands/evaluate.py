@@ -64,7 +64,7 @@ def run(config: Config) -> None:
     folder = Path(config.output).expanduser() if config.output else default_folder(model, suite.name)
     embedder = _embedder(model, config.device)
     prepare_folder(folder)
-    console = Console()
+    console = Console(emoji=False)
     bar = Progress(
         TextColumn("embedding"),
         BarColumn(),

@@ -62,7 +62,7 @@ def check(config: Config) -> None:
 
 def run(config: Config) -> int:
     """Print it. Returns 1 when images are unreadable."""
-    console = Console(soft_wrap=True, highlight=False)
+    console = Console(soft_wrap=True, highlight=False, emoji=False)
     if config.what == "losses":
         _print_losses(console)
     elif config.what == "backbones":

@@ -10,18 +10,17 @@ from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
 from rich.console import Console
-from rich.markup import escape
 
 from frtrain.config import TrainConfig
 from frtrain.deploy.embedder import Embedder
-from frtrain.errors import FrtrainError
+from frtrain.errors import FrtrainError, TrainingError
 from frtrain.evaluation import SUITES, Report
 from frtrain.evaluation.identities import identities_report
 from frtrain.evaluation.pairs import pairs_from_labels
 from frtrain.evaluation.report import write_report
 from frtrain.signals import StoppedError, StopRequest
 from frtrain.training.build import check_components, prepare, run_folder_for
-from frtrain.training.console import ConsoleLines
+from frtrain.training.console import ConsoleLines, LogFile
 from frtrain.training.loop import train
 from frtrain.training.resume import checkpoint_to_resume
 from frtrain.training.run import Run
@@ -54,7 +53,7 @@ def run(config: TrainConfig) -> None:
         StoppedError: a signal ended the run; its checkpoint is written and the message says how to go on.
         FrtrainError: anything else that the user can act on.
     """
-    console = Console(soft_wrap=True, highlight=False)
+    console = Console(soft_wrap=True, highlight=False, emoji=False)
     folder = run_folder_for(config)
     handlers = _log_to(folder, console)
     try:
@@ -89,10 +88,18 @@ def _run(config: TrainConfig, folder: RunFolder, console: Console) -> None:
                     folder.in_use = run.state.step > 0
             if stop.signal is not None and not run.finished:
                 raise StoppedError(stop.signal, _how_to_go_on(run), stop.exit_status)
-        reports = _reports(run)
+        if run.state.skipped == run.state.step:
+            raise TrainingError(
+                f"all {run.state.step} steps were skipped because loss or gradients were not finite: nothing was learned"
+            )
+        try:
+            reports = _reports(run)
+        except FrtrainError:
+            log.error("training is finished and saved in %s; only its report failed", folder.checkpoints / "last")
+            raise
     finally:
         run.logbook.close()
-    _summarise(run, reports, time.monotonic() - began, console)
+    _summarise(run, reports, time.monotonic() - began)
 
 
 def _reports(run: Run) -> dict[str, tuple[Report, Path]]:
@@ -118,7 +125,7 @@ def _reports(run: Run) -> dict[str, tuple[Report, Path]]:
     return reports
 
 
-def _summarise(run: Run, reports: dict[str, tuple[Report, Path]], seconds: float, console: Console) -> None:
+def _summarise(run: Run, reports: dict[str, tuple[Report, Path]], seconds: float) -> None:
     minutes, rest = divmod(round(seconds), 60)
     log.info("finished %d steps in %d:%02d, %d skipped", run.state.step, minutes, rest, run.state.skipped)
     for name, (report, page) in reports.items():
@@ -126,10 +133,8 @@ def _summarise(run: Run, reports: dict[str, tuple[Report, Path]], seconds: float
         log.info("  report and pictures: %s", page)
     log.info("checkpoint: %s", run.folder.checkpoints / "last")
     if run.config.log.tensorboard:
-        console.print(f"curves and pictures: [cyan]tensorboard --logdir {escape(str(run.folder.tensorboard))}[/]")
-    console.print(
-        f"evaluate it:         [cyan]python -m frtrain evaluate model={escape(str(run.folder.path))} suite=...[/]"
-    )
+        log.info("curves and pictures: tensorboard --logdir %s", shlex.quote(str(run.folder.tensorboard)))
+    log.info("evaluate it: python -m frtrain evaluate %s suite=...", shlex.quote(f"model={run.folder.path}"))
 
 
 def _how_to_go_on(run: Run) -> str:
@@ -143,10 +148,9 @@ def _how_to_go_on(run: Run) -> str:
 def _log_to(folder: RunFolder, console: Console) -> list[logging.Handler]:
     screen = ConsoleLines(console)
     try:
-        file: logging.Handler = logging.FileHandler(folder.log, encoding="utf-8")
+        file = LogFile(folder.log)
     except OSError as error:
         raise FrtrainError(f"{folder.log}: cannot be written ({error.strerror})") from None
-    file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logger = logging.getLogger("frtrain")
     logger.setLevel(logging.DEBUG)
     logger.propagate = False

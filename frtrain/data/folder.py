@@ -41,6 +41,8 @@ class FolderSource:
     """
 
     def __init__(self, root: str, identities: str | None, min_images: PositiveInt, layout: Layout):
+        if not root:
+            raise DataError("data.root: a folder is required; set it with data.root=...")
         self.root = Path(root).expanduser()
         paths = list(_image_paths(self.root))
         if not paths:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import stat
 import struct
 import warnings
 from pathlib import Path
@@ -48,6 +49,8 @@ def read_image(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
         ImageError: the file is missing, empty, truncated, not an image, or larger than `MAX_PIXELS`.
     """
     try:
+        if not stat.S_ISREG(os.stat(path).st_mode):  # noqa: PTH116 (a pipe or device would be waited for, not read)
+            raise ImageError(path, "is not a regular file")
         data = Path(path).read_bytes()
     except OSError as error:
         raise ImageError(path, f"cannot be read ({error.strerror or error})") from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -16,6 +17,9 @@ from frtrain.data.order import SampleKey, ShuffledOrder, sample_generator
 from frtrain.data.source import Source
 from frtrain.errors import DataError, ImageError
 from frtrain.signals import STOP_SIGNALS
+
+
+warnings.filterwarnings("ignore", message="This DataLoader will create", category=UserWarning)  # workers are chosen
 
 
 @dataclass(frozen=True)
@@ -108,10 +112,17 @@ class TrainingLoader:
             worker_init_fn=prepare_worker,
             prefetch_factor=4 if self.workers else None,
         )
-        for batch in loader:
-            if isinstance(batch, ImageError):
-                raise DataError(f"{batch}. Remove or replace the file; `python -m frtrain inspect data=...` lists all")
-            yield batch
+        try:
+            for batch in loader:
+                if isinstance(batch, ImageError):
+                    raise DataError(f"{batch}. Remove or replace the file; `python -m frtrain inspect data=...` lists all")
+                yield batch
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            raise DataError(
+                f"a loader process died ({str(error).splitlines()[0]}). Memory may have run out: use fewer trainer.workers"
+            ) from None
 
 
 def collate(samples: list[tuple[torch.Tensor, int, int] | ImageError]) -> Batch | ImageError:

@@ -58,7 +58,9 @@ def embed_images(
             rows = batch.to(torch.float32).cpu().numpy()
         broken = np.flatnonzero(~np.isfinite(rows).all(axis=1))
         if len(broken):
-            raise DataError(f"the embedding of {describe(start + int(broken[0]))} holds NaN or infinity")
+            raise DataError(
+                f"the embedding of {describe(start + int(broken[0]))} holds NaN or infinity: the weights of the model have diverged"
+            )
         if embeddings is None:
             embeddings = np.empty((count, rows.shape[1]), dtype=np.float32)
         embeddings[start : start + len(rows)] = normalised(rows)

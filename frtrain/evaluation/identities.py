@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from frtrain.data import SOURCES, Source
-from frtrain.errors import ConfigError
+from frtrain.errors import ConfigError, DataError
 from frtrain.evaluation.embed import Embed, Progress
 from frtrain.evaluation.pairs import IndexPairs, PairList, pairs_from_labels
 from frtrain.evaluation.suites import SUITES, Report
@@ -120,8 +120,10 @@ class FolderSuite:
         if self._drawn is None:
             if self.root is None:
                 raise ConfigError("suite.root: folder of aligned crops <identity>/<image>, e.g. suite.root=data/crops")
-            source = SOURCES.build(
-                {"name": "folder", "root": self.root, "identities": None, "min_images": 1, "layout": "auto"}
-            )
+            spec = {"name": "folder", "root": self.root, "identities": None, "min_images": 1, "layout": "auto"}
+            try:
+                source = SOURCES.build(spec)
+            except DataError as error:
+                raise DataError(str(error).replace("data.root", "suite.root")) from None
             self._drawn = source, pairs_from_labels(source.labels, self.pairs, self.seed)
         return self._drawn

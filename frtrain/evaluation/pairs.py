@@ -209,7 +209,7 @@ def _read_lines(path: Path) -> list[str]:
 
 def _header(path: Path, line: str) -> list[int]:
     fields = line.split()
-    if len(fields) not in (1, 2) or not all(field.isdigit() and int(field) > 0 for field in fields):
+    if len(fields) not in (1, 2) or not all(_is_count(field) for field in fields):
         raise DataError(
             f"{path}, line 1: {line!r} is not the header of an LFW pair list; "
             "expected 'folds<TAB>pairs' (View 2) or 'pairs' (View 1)"
@@ -225,8 +225,12 @@ def _parse(path: Path, number: int, line: str, same: bool) -> tuple[str, str]:
         kind, form = ("a genuine", "name<TAB>a<TAB>b") if same else ("an impostor", "name<TAB>a<TAB>other<TAB>b")
         raise DataError(f"{path}, line {number}: {line!r} is not {kind} pair; expected {form}")
     (left, a, right, b) = fields
-    if not (a.isdigit() and b.isdigit() and int(a) > 0 and int(b) > 0):
+    if not (_is_count(a) and _is_count(b)):
         raise DataError(f"{path}, line {number}: {line!r} has an image number that is not a positive integer")
     if (left == right) != same or (same and int(a) == int(b)):
         raise DataError(f"{path}, line {number}: {line!r} pairs {'an image with itself' if same else 'one person'}")
     return f"{left}/{left}_{int(a):04d}", f"{right}/{right}_{int(b):04d}"
+
+
+def _is_count(text: str) -> bool:
+    return text.isascii() and text.isdecimal() and len(text) <= 9 and int(text) > 0

@@ -70,7 +70,8 @@ def check_components(config: TrainConfig) -> None:
         raise ConfigError(f"WORLD_SIZE={processes}: this version trains in one process; start it without torchrun")
     SOURCES.check(config.data)
     AUGMENTATIONS.build(config.augment)
-    BACKBONES.check(config.backbone)
+    with torch.device("meta"):  # checks the shape without allocating it
+        BACKBONES.build(config.backbone)
     LOSSES.build(config.loss)
     CLASSIFIERS.check(config.classifier, "head", "classes", "embedding_size")
     OPTIMIZERS.build(config.optimizer, groups=parameter_groups({"probe": torch.nn.Linear(1, 1)}))

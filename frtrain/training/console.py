@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
+from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
@@ -23,4 +25,23 @@ class ConsoleLines(logging.Handler):
         text = escape(record.getMessage())
         style = STYLES.get(record.levelno)
         clock = time.strftime("%H:%M:%S", time.localtime(record.created))
-        self.console.print(f"[dim]{clock}[/] " + (f"[{style}]{text}[/]" if style else text))
+        try:
+            self.console.print(f"[dim]{clock}[/] " + (f"[{style}]{text}[/]" if style else text))
+        except OSError:
+            self.console.quiet = True  # nobody is listening any more; the log file is, and the run goes on
+
+
+class LogFile(logging.FileHandler):
+    """`train.log`. When the disk is full it falls silent instead of interrupting the run it reports on."""
+
+    def __init__(self, path: Path):
+        super().__init__(path, encoding="utf-8", errors="backslashreplace")
+        self.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 (the name is logging's)
+        """Called by `emit` when a line could not be written."""
+
+    def close(self) -> None:
+        """Close the file, whose last lines may have found no room."""
+        with contextlib.suppress(OSError):
+            super().close()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -104,33 +105,53 @@ class JsonLines(Logger):
 
 
 class TensorBoard(Logger):
-    """TensorBoard event files below `folder`; events later than `step` are superseded."""
+    """TensorBoard event files below `folder`; events later than `step` are superseded.
+
+    Every method raises FrtrainError where the disk is full or the folder is gone.
+    """
 
     def __init__(self, folder: Path, step: int):
         from torch.utils.tensorboard import SummaryWriter
 
-        self._writer = SummaryWriter(str(folder), purge_step=step + 1 if step else None, flush_secs=30)
+        self.folder = folder
+        with self._told():
+            self._writer = SummaryWriter(str(folder), purge_step=step + 1 if step else None, flush_secs=30)
 
     def scalars(self, step: int, epoch: float, values: Mapping[str, float]) -> None:
         """See `Logger`."""
-        for tag, value in values.items():
-            self._writer.add_scalar(tag, value, step)
+        with self._told():
+            for tag, value in values.items():
+                self._writer.add_scalar(tag, value, step)
 
     def figure(self, step: int, tag: str, figure: Figure) -> None:
         """See `Logger`."""
-        self._writer.add_figure(tag, figure, step, close=False)
+        with self._told():
+            self._writer.add_figure(tag, figure, step, close=False)
 
     def images(self, step: int, tag: str, images: torch.Tensor) -> None:
         """See `Logger`."""
-        self._writer.add_images(tag, images, step)
+        with self._told():
+            self._writer.add_images(tag, images, step)
 
     def histogram(self, step: int, tag: str, values: torch.Tensor) -> None:
         """See `Logger`."""
-        self._writer.add_histogram(tag, values, step)
+        with self._told():
+            self._writer.add_histogram(tag, values, step)
 
     def close(self) -> None:
         """Flush the event file."""
-        self._writer.close()
+        with self._told():
+            self._writer.close()
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise FrtrainError(
+                f"{self.folder}: TensorBoard's events cannot be written ({error.strerror or error}); make room, or go on "
+                "without them: log.tensorboard=false"
+            ) from None
 
 
 def _lines(path: Path) -> list[str]:

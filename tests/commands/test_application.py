@@ -25,7 +25,7 @@ from frtrain.training.build import check_components
         (["loss=arcfase"], "loss=arcfase: unknown loss; did you mean 'arcface'?"),
         (["optimiser=sgd"], "optimiser: unknown key; did you mean 'optimizer'?"),
         (["trainer.batchsize=3"], "trainer.batchsize: unknown key; did you mean 'batch_size'?"),
-        (["trainer.batch_size=0"], "trainer.batch_size=0: must be greater than 0"),
+        (["trainer.batch_size=0"], "trainer.batch_size=0: must be greater than or equal to 2"),
         (["trainer.batch_size=many"], "trainer.batch_size='many': must be a valid integer"),
         (["loss.margin=-0.1"], "loss.margin=-0.1: must be greater than or equal to 0"),
         (["+loss.gamma=1"], "loss.gamma: unknown key"),
@@ -36,6 +36,17 @@ from frtrain.training.build import check_components
         (["trian"], "trian: unknown verb; did you mean 'train'?"),
         (["evaluate", "model=x", "siute=lfw_view2"], "siute: unknown key; did you mean 'suite'?"),
         (["doctor", "jsn=true"], "jsn: unknown key; did you mean 'json'?"),
+        (["data=null"], "data=null: a choice is made by its name"),
+        (["trainer=5"], "trainer=5: a choice is made by its name"),
+        (["seed=99999999999999999999999"], "seed=99999999999999999999999: must be less than"),
+        (["loss.scale=inf"], "loss.scale=inf: must be a finite number"),
+        (["trainer.batch_size=1"], "trainer.batch_size=1: must be greater than or equal to 2"),
+        (["trainer.workers=foo"], "trainer.workers='foo': must be 'auto' or must be a valid integer"),
+        (["name=../escape"], "name='../escape'"),
+        (["experiment=lfw_veiw1"], "experiment=lfw_veiw1: unknown experiment; did you mean 'lfw_view1'?"),
+        (["backbone=resnet18", "backbone.widths=[16]"], "backbone.widths: unknown key"),
+        (["trainer.device=cuda:x"], "device=cuda:x: unknown device"),
+        (["resume=runs/a", "run_dir=b"], "resume=PATH goes on in that run's own folder"),
         (["loss=[1"], "cannot understand the argument 'loss=[1'"),
         (["inspect", "data=folder", "data.root=x", "data.layout=odd"], "data.layout='odd': must be"),
         (["-m", "loss=arcface,cosfase"], "loss=cosfase: unknown loss; did you mean 'cosface'?"),
@@ -58,6 +69,14 @@ def test_a_wrong_command_line_is_told_in_words_without_a_traceback(
     assert message in told
     assert "Traceback" not in told
     assert list(tmp_path.iterdir()) == []
+
+
+def test_torchrun_is_refused_while_training_has_one_process(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert run_verb([]) == 2
+    assert "WORLD_SIZE=2: this version trains in one process" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("verb", VERBS)
@@ -111,8 +130,8 @@ def started(arguments: list[str], folder: Path) -> subprocess.Popen[str]:
 
 
 SMALL = [
-    "backbone.widths=[16,16,16,16]",
-    "backbone.blocks=[1,1,1,1]",
+    "backbone.widths=[16,16,16]",
+    "backbone.blocks=[1,1,1]",
     "trainer.batch_size=8",
     "validation.fraction=0",
     "log.tensorboard=false",

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import pickle
 from pathlib import Path
 
@@ -85,6 +86,17 @@ def test_what_is_no_image_is_an_error_that_says_so(tmp_path: Path, content: byte
     path.write_bytes(content)
     with pytest.raises(ImageError, match=reason):
         read_image(path)
+
+
+def test_a_pipe_is_refused_instead_of_waited_for(tmp_path: Path):
+    os.mkfifo(tmp_path / "pipe.jpg")
+    with pytest.raises(ImageError, match="is not a regular file"):
+        read_image(tmp_path / "pipe.jpg")
+
+
+def test_an_exif_block_of_rubbish_is_ignored(tmp_path: Path):
+    path = saved(tmp_path / "a.jpg", Image.new("RGB", (8, 8), RED), exif=b"Exif\x00\x00II*\x00\x08\x00\x00\x00\xff\xff")
+    assert read_image(path).shape == (8, 8, 3)
 
 
 def test_a_missing_file_is_an_error_that_names_it(tmp_path: Path):

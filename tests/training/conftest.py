@@ -15,8 +15,8 @@ from frtrain.signals import StoppedError
 from frtrain.training.run_folder import RunFolder
 
 SMALL = [
-    "backbone.widths=[16,16,16,16]",
-    "backbone.blocks=[1,1,1,1]",
+    "backbone.widths=[16,16,16]",
+    "backbone.blocks=[1,1,1]",
     "backbone.embedding_size=16",
     "trainer.batch_size=8",
     "trainer.max_steps=6",

@@ -9,7 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-from frtrain.errors import CheckpointError
+from frtrain.commands import train as command
+from frtrain.errors import CheckpointError, FrtrainError
 from frtrain.training.checkpoint import Checkpoint, read_checkpoint
 from frtrain.training.run_folder import RunFolder, checkpoint_of
 from frtrain.training.state import TrainingState
@@ -124,7 +125,7 @@ def test_a_run_of_another_architecture_cannot_be_resumed(small_run: SmallRun, st
     stop_after(2)
     small_run("run")
     with pytest.raises(CheckpointError, match=r"another configuration \(backbone\.widths: .*16\] then, .*24\] now"):
-        small_run("run", "backbone.widths=[16,16,16,24]")
+        small_run("run", "backbone.widths=[16,16,24]")
 
 
 def test_a_damaged_checkpoint_is_not_resumed_from(small_run: SmallRun, stop_after: Callable[..., None]):
@@ -148,3 +149,55 @@ def test_a_finished_run_is_not_trained_again(small_run: SmallRun):
     status, _ = small_run("run")
     assert status == 0
     assert_same_weights(before, last(folder))
+
+
+@pytest.mark.parametrize("override", ["loss=cosface", "seed=9", "trainer.batch_size=4", "augment=none"])
+def test_another_configuration_is_refused_and_the_difference_is_named(
+    small_run: SmallRun, stop_after: Callable[..., None], override: str
+):
+    stop_after(2)
+    small_run("run", "loss=arcface")
+    key = override.partition("=")[0]
+    with pytest.raises(CheckpointError, match=rf"another configuration \({key}.* then, .* now"):
+        small_run("run", override)
+
+
+def test_a_changed_learning_rate_is_accepted_and_told(small_run: SmallRun, stop_after: Callable[..., None]):
+    stop_after(2)
+    small_run("run")
+    _, folder = small_run("run", "optimizer.lr=0.05")
+    assert last(folder).state["step"] == 6
+    assert "optimizer.lr: 0.1 then, 0.05 now" in folder.log.read_text()
+
+
+def test_going_on_from_an_older_checkpoint_sets_the_newer_ones_aside(
+    small_run: SmallRun, small_config: Callable[..., object]
+):
+    _, folder = small_run("run", "checkpoint.every_steps=2", "checkpoint.keep=9")
+    assert folder.steps() == [2, 4, 6]
+    config = small_config("checkpoint.every_steps=3", "checkpoint.keep=1", f"resume={folder.checkpoint(2)}")
+    command.run(config)
+    assert folder.steps() == [6]
+    superseded = folder.checkpoints / "superseded"
+    assert sorted(path.name for path in superseded.iterdir()) == ["step-00000004", "step-00000006"]
+    assert_same_weights(last(folder), read_checkpoint(superseded / "step-00000006"))
+
+
+def test_a_folder_in_use_by_another_run_is_refused(small_run: SmallRun, tmp_path: Path):
+    (tmp_path / "run").mkdir()
+    other = RunFolder.create("runs", "x", str(tmp_path / "run"))
+    with pytest.raises(FrtrainError, match="another run is writing here"):
+        small_run("run")
+    other.unlock()
+    assert small_run("run")[0] == 0
+
+
+def test_normface_goes_on_with_the_momentum_of_its_learned_scale(small_run: SmallRun, stop_after: Callable[..., None]):
+    _, whole = small_run("whole", "loss=normface")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(TrainingState, "advance", TrainingState.advance)
+        stop_after(3)
+        small_run("stopped", "loss=normface")
+    stop_after(10**9)
+    _, resumed = small_run("stopped", "loss=normface")
+    assert_same_weights(last(whole), last(resumed))

@@ -8,6 +8,7 @@ import platform
 import signal
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing import get_context
 from pathlib import Path
@@ -21,6 +22,7 @@ from frtrain.data.synthetic.cache import CropCache, default_folder
 from frtrain.data.synthetic.conditions import draw_conditions
 from frtrain.data.synthetic.identity import draw_person
 from frtrain.data.synthetic.photograph import CROP_SIZE, RENDERER_VERSION, class_name, render_crop
+from frtrain.errors import DataError
 from frtrain.schema import NonNegativeInt, PositiveInt
 
 
@@ -139,6 +141,10 @@ def _mapping(workers: int) -> Iterator[_Map]:
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_start_worker) as pool:
         try:
             yield lambda function, items: pool.map(function, items, chunksize=4)
+        except BrokenProcessPool:
+            raise DataError(
+                "a process that draws synthetic faces was killed. Memory may have run out: use fewer data.identities"
+            ) from None
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise

@@ -115,13 +115,14 @@ def _reports(run: Run) -> dict[str, tuple[Report, Path]]:
         pairs = pairs_from_labels(run.held_out.labels, run.config.validation.pairs, run.config.seed)
         title = "Held-out identities of the training data"
         report = identities_report(embed, run.held_out, pairs, "held_out", title)
-        page = write_report(report, model, evaluations / "held_out")
-        shutil.copyfile(page, run.folder.report)
-        reports["held-out identities"] = (report, run.folder.report)
+        reports["held-out identities"] = (report, write_report(report, model, evaluations / "held_out"))
     if run.config.suite is not None:
         suite = SUITES.build(run.config.suite)
         report = suite.run(embed, run.preprocessing.size, batch_size=256)
         reports[report.title] = (report, write_report(report, model, evaluations / suite.name))
+    if reports:
+        first_page = next(page for _, page in reports.values())
+        shutil.copyfile(first_page, run.folder.report)  # self-contained
     return reports
 
 

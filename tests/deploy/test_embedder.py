@@ -56,7 +56,7 @@ def test_what_is_no_crop_is_refused(checkpoint: Checkpoint, tmp_path: Path, imag
 def test_a_backbone_this_version_does_not_know_is_told(checkpoint: Checkpoint, tmp_path: Path):
     config = {**checkpoint.config, "backbone": {"name": "iresnet_huge"}}
     path = write_checkpoint(tmp_path / "step-1", replace(checkpoint, config=config))
-    with pytest.raises(CheckpointError, match="its model cannot be rebuilt .*iresnet_huge"):
+    with pytest.raises(CheckpointError, match=r"its model cannot be rebuilt .*iresnet_huge"):
         load_embedder(path, CPU)
 
 

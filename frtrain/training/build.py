@@ -177,6 +177,7 @@ def prepare(config: TrainConfig, folder: RunFolder, checkpoint: Checkpoint | Non
 
 def _prepare_source(source: Preparable, images: int, workers: int, console: Console) -> None:
     began = time.monotonic()
+    log.info("preparing %s images, those that no earlier run has prepared", f"{images:,}")
     with Progress(
         TextColumn("preparing images"),
         BarColumn(),

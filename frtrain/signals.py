@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -61,4 +63,22 @@ class StopRequest:
     def _restore(self) -> None:
         while self._before:
             number, handler = self._before.popitem()
+            signal.signal(number, handler)
+
+
+@contextmanager
+def orderly_end() -> Iterator[None]:
+    """Within this context SIGTERM and SIGHUP end the process by SystemExit, so that what is half-done is cleaned up."""
+
+    def end(number: int, frame: FrameType | None) -> None:
+        raise SystemExit(128 + number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
             signal.signal(number, handler)

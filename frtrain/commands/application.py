@@ -30,7 +30,7 @@ from frtrain.commands.composition import (
 from frtrain.config_files import config_folder
 from frtrain.errors import ConfigError, FrtrainError
 from frtrain.schema import nearest, parse
-from frtrain.signals import StoppedError
+from frtrain.signals import StoppedError, orderly_end
 
 SWEEP_FLAGS = ("-m", "--multirun")
 
@@ -38,6 +38,11 @@ SWEEP_FLAGS = ("-m", "--multirun")
 def run_verb(arguments: Sequence[str]) -> int:
     """Run `[VERB] [key=value ...]` and return the exit status (0 done, 1 failed, 2 bad configuration, 130 Ctrl-C)."""
     verb, arguments = _split(arguments)
+    with orderly_end():
+        return _run_in_order(verb, arguments)
+
+
+def _run_in_order(verb: str, arguments: list[str]) -> int:
     try:
         if any(flag in arguments for flag in ("-h", "--help")):
             _print_help(verb)

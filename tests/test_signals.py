@@ -32,11 +32,15 @@ def test_only_ctrl_c_ends_with_an_error(number: signal.Signals, status: int):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_a_termination_outside_the_loop_still_cleans_up(number: signal.Signals):
     cleaned = []
-    with pytest.raises(SystemExit) as end, orderly_end():
+
+    def work() -> None:
         try:
             signal.raise_signal(number)
         finally:
             cleaned.append(True)
+
+    with orderly_end(), pytest.raises(SystemExit) as end:
+        work()
     assert end.value.code == 128 + number
     assert cleaned
 

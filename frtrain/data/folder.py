@@ -21,6 +21,9 @@ from frtrain.schema import PositiveInt
 
 log = logging.getLogger(__name__)
 
+ALIGNMENT_FILES = frozenset({"align.json", "align.jsonl"})
+"""What `frtrain align` leaves beside its crops: no reason for a warning."""
+
 Layout = Literal["auto", "top_folder", "parent_folder", "file_name"]
 
 
@@ -129,7 +132,7 @@ def _image_paths(root: Path) -> Iterator[str]:
         for name in sorted(files):
             if is_image_path(Path(name)):
                 yield name if relative == "." else os.path.join(relative, name)  # noqa: PTH118 (relative paths are kept as text)
-            elif not name.startswith("."):
+            elif not name.startswith(".") and name not in ALIGNMENT_FILES:
                 others[Path(name).suffix or name] += 1
     if others:
         listed = ", ".join(f"{count} {suffix}" for suffix, count in others.most_common(5))

@@ -55,8 +55,9 @@ def run(config: TrainConfig) -> None:
     """
     console = Console(soft_wrap=True, highlight=False, emoji=False)
     folder = run_folder_for(config)
-    handlers = _log_to(folder, console)
+    handlers: list[logging.Handler] = []
     try:
+        handlers = _log_to(folder, console)
         _run(config, folder, console)
     except (FrtrainError, KeyboardInterrupt) as error:
         log.debug("%s: %s", type(error).__name__, error)

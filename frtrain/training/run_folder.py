@@ -80,9 +80,9 @@ class RunFolder:
     def unlock(self) -> None:
         """Let others in; removes the folder if this process made it and trained nothing in it."""
         (self.path / ".lock").unlink(missing_ok=True)
-        self._lock.close()
         if self.created and not self.in_use and not self.steps():
             shutil.rmtree(self.path, ignore_errors=True)
+        self._lock.close()  # last: until here nobody else may have begun in the folder
 
     def write_facts(self, config: dict[str, Any], overrides: list[str], device: torch.device) -> None:
         """Write `config.yaml` (resolved), `overrides.yaml` and `environment.json`.
@@ -148,6 +148,9 @@ class RunFolder:
             log.info("%s is superseded: moved to %s", self.checkpoint(other).name, target.parent)
         if later and step in self.steps():
             self.point("last", step)
+        best = self.checkpoints / "best"
+        if best.is_symlink() and not best.exists():  # it named one of those
+            best.unlink()
 
     def remove_leftovers(self) -> None:
         """Remove what a killed process left half-written."""

@@ -175,9 +175,11 @@ def test_going_on_from_an_older_checkpoint_sets_the_newer_ones_aside(
 ):
     _, folder = small_run("run", "checkpoint.every_steps=2", "checkpoint.keep=9")
     assert folder.steps() == [2, 4, 6]
+    folder.point("best", 4)
     config = small_config("checkpoint.every_steps=3", "checkpoint.keep=1", f"resume={folder.checkpoint(2)}")
     command.run(config)
     assert folder.steps() == [6]
+    assert not (folder.checkpoints / "best").is_symlink()
     superseded = folder.checkpoints / "superseded"
     assert sorted(path.name for path in superseded.iterdir()) == ["step-00000004", "step-00000006"]
     assert_same_weights(last(folder), read_checkpoint(superseded / "step-00000006"))

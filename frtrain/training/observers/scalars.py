@@ -12,8 +12,8 @@ from frtrain.training.stopwatch import Stopwatch
 class Scalars(Observer):
     """Publishes `train/...` and `speed/...` to the logbook every `every_steps` steps and at the last one.
 
-    Values are means over the steps since the last publication (with accumulation: over each step's last batch); reading them is the loop's only synchronisation with
-    the device besides the non-finite guard.
+    Values are means over the steps since the last publication (with accumulation: over each step's last batch). Reading
+    them is the loop's only synchronisation with the device besides the non-finite guard.
     """
 
     def __init__(self, every_steps: int):

@@ -1,14 +1,20 @@
-"""What every class-weight engine is and returns."""
+"""What every class-weight engine is and returns: the arithmetic of a step that is per sample, `[B]`.
+
+What runs over classes is left to a `Comparison`, which each engine makes in its own way.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from frtrain.losses.base import Head
+from frtrain.classifier.reduction import REDUCTIONS, Reduction
+from frtrain.classifier.similarity import prepare
+from frtrain.losses.base import Head, Samples
 from frtrain.registry import Registry
 
 
@@ -18,10 +24,11 @@ class Facts:
 
     Attributes:
         target_similarity: `[B]`, to the own class, before any margin; 0 for label -1.
-        accuracy: scalar, share of samples whose similarity before any margin is largest for the own class. Of equal
-            ones the first class wins, so that a collapsed embedding is not taken for a perfect one.
+        accuracy: scalar, share of samples that are nearer to their own class than to any other, before any margin.
+            Ties are errors, so that a collapsed embedding is not taken for a perfect one.
         embedding_norm: `[B]`, length before normalisation.
-        diagnostics: scalars of the head, averaged over the batch.
+        diagnostics: scalars, averaged over the batch: `scale`, `effective_margin` (of cosine heads with cross-entropy:
+            by how much the target's cosine was lowered), and what the head tells of itself.
     """
 
     target_similarity: Tensor
@@ -30,12 +37,73 @@ class Facts:
     diagnostics: dict[str, Tensor]
 
 
+@dataclass(frozen=True)
+class Channel:
+    """One reduction over the wrong classes, and the function whose values it reduces."""
+
+    reduction: Reduction
+    values: Callable[[Tensor, Any], Tensor]
+
+
+def scaled(values: Tensor, scale: float | Tensor) -> Tensor:
+    """`values` (`[B]` or `[B, c]`) times a number, a scalar tensor or a factor per sample `[B]`."""
+    if isinstance(scale, Tensor) and scale.dim() == 1 and values.dim() == 2:
+        return values * scale[:, None]
+    return values * scale
+
+
+def channels_of(head: Head[Any]) -> list[Channel]:
+    """The head's reduction, and a sum besides it where the head has further terms."""
+
+    def others(similarity: Tensor, row: Any) -> Tensor:
+        return scaled(head.others(similarity, row), head.scale_of(row))
+
+    channels = [Channel(REDUCTIONS[head.reduction], others)]
+    if head.terms:
+        channels.append(Channel(REDUCTIONS["sum"], head.other_terms))
+    return channels
+
+
+@dataclass(frozen=True)
+class Reduced:
+    """What became of the wrong classes.
+
+    Attributes:
+        channels: `[B]` for each channel of the head; carry gradient.
+        nearest: `[B]`, the largest similarity to a wrong class; -inf where there is none.
+        diagnostics: `[B]`, the head's `class_diagnostics` summed over the wrong classes.
+    """
+
+    channels: list[Tensor]
+    nearest: Tensor
+    diagnostics: dict[str, Tensor]
+
+
+class Comparison(Protocol):
+    """A batch before the class centres.
+
+    Attributes:
+        own: `[B]`, similarity to the own class, 0 for label -1; carries gradient.
+    """
+
+    own: Tensor
+
+    def survey(self, head: Head[Any], samples: Samples) -> dict[str, Tensor]:
+        """The head's survey over all wrong classes, `[B]` each."""
+        ...
+
+    def reduce(self, head: Head[Any], row: Any, watch: bool) -> Reduced:
+        """The head's channels over all wrong classes; diagnostics only where `watch`."""
+        ...
+
+
 class Classifier(nn.Module):
     """Owns the class centres and evaluates one head over all classes; it knows no loss by name.
 
     Attributes:
         head: the loss.
         classes: number of identities C.
+        watch: whether the head's diagnostics over wrong classes are computed; they cost a little.
     """
 
     def __init__(self, head: Head[Any], classes: int):
@@ -44,6 +112,17 @@ class Classifier(nn.Module):
             raise ValueError(f"classes={classes}: a classifier needs at least two identities")
         self.head = head
         self.classes = classes
+        self.watch = True
+        head.set_up(classes)
+
+    def compare(self, prepared: Tensor, labels: Tensor) -> Comparison:
+        """Set a batch before the centres.
+
+        Args:
+            prepared: `[B, d]`, see `frtrain.classifier.similarity.prepare`.
+            labels: `int64 [B]`.
+        """
+        raise NotImplementedError
 
     def forward(self, embedding: Tensor, labels: Tensor) -> tuple[Tensor, Facts]:
         """The mean loss of a batch.
@@ -56,7 +135,58 @@ class Classifier(nn.Module):
         Returns:
             The scalar loss, and the facts of the step.
         """
+        with torch.autocast(embedding.device.type, enabled=False):
+            dtype = torch.float64 if torch.float64 in (embedding.dtype, self.centre_dtype) else torch.float32
+            return self._loss_and_facts(embedding.to(dtype), labels.long())
+
+    @property
+    def centre_dtype(self) -> torch.dtype:
+        """Of the class centres."""
         raise NotImplementedError
+
+    def _loss_and_facts(self, embedding: Tensor, labels: Tensor) -> tuple[Tensor, Facts]:
+        head = self.head
+        norm = torch.linalg.vector_norm(embedding, dim=1)
+        comparison = self.compare(prepare(head.geometry, embedding, head.embedding_length()), labels)
+        samples = Samples(comparison.own, norm, labels)
+        if head.surveys:
+            samples = replace(samples, surveyed=comparison.survey(head, samples))
+
+        row = head.row(samples)
+        scale = head.scale_of(row)
+        margined = head.target(samples.similarity, row)
+        reduced = comparison.reduce(head, row, self.watch)
+        losses = REDUCTIONS[head.reduction].loss(scaled(margined, scale), reduced.channels[0])
+        if head.terms:
+            losses = losses + head.target_term(samples.similarity, row) + reduced.channels[1]
+        losses = head.sample_losses(losses, samples)
+        penalty = head.penalty(norm)
+        if penalty is not None:
+            losses = losses + penalty
+
+        with torch.no_grad():
+            facts = Facts(
+                target_similarity=samples.similarity.detach(),
+                accuracy=samples.mean((samples.similarity > reduced.nearest).to(losses.dtype)),
+                embedding_norm=norm.detach(),
+                diagnostics=self._diagnostics(samples, row, margined, reduced.diagnostics),
+            )
+        return samples.mean(losses), facts
+
+    def _diagnostics(
+        self, samples: Samples, row: Any, margined: Tensor, over_classes: Mapping[str, Tensor]
+    ) -> dict[str, Tensor]:
+        head, similarity = self.head, samples.similarity.detach()
+        found: dict[str, Tensor] = {}
+        scale = torch.as_tensor(head.scale_of(row), dtype=similarity.dtype, device=similarity.device).detach()
+        found["scale"] = samples.mean(scale) if scale.dim() else scale
+        if head.geometry == "cosine" and head.reduction == "cross_entropy":
+            found["effective_margin"] = samples.mean(similarity - margined.detach())
+        for name, values in head.diagnostics(row).items():
+            found[name] = (samples.mean(values) if values.dim() else values).detach().clone()
+        for name, values in over_classes.items():
+            found[name] = samples.mean(values / (self.classes - 1))
+        return found
 
     def advance(self) -> None:
         """Commit the head's state; to be called after an optimizer step that was taken, not after a skipped one."""
@@ -64,13 +194,3 @@ class Classifier(nn.Module):
 
 
 CLASSIFIERS: Registry[Classifier] = Registry("classifier")
-
-
-def working_dtype(*tensors: Tensor) -> torch.dtype:
-    """float64 if any tensor is, otherwise float32: similarities and logits lose too much in half precision."""
-    return torch.float64 if any(tensor.dtype == torch.float64 for tensor in tensors) else torch.float32
-
-
-def mean_over(values: Tensor, known: Tensor) -> Tensor:
-    """Mean of `[B]` over the samples where `known` (`bool [B]`); 0 with zero gradient where there is none."""
-    return torch.where(known, values, 0).sum() / known.sum().clamp(min=1)

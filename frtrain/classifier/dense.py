@@ -1,17 +1,20 @@
-"""The dense engine: all classes at once, on one device."""
+"""The dense engine: all classes at once, on one device, differentiated by autograd."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from frtrain.classifier.base import CLASSIFIERS, Classifier, Facts, mean_over, working_dtype
-from frtrain.classifier.reduction import REDUCTIONS
+from frtrain.classifier.base import CLASSIFIERS, Classifier, Reduced, channels_of
 from frtrain.classifier.similarity import nearest_sub_centre, prepare, similarity
-from frtrain.losses.base import Head
+from frtrain.losses.base import Head, Samples, SurveyKind
 from frtrain.schema import Positive
+
+GATHER: dict[SurveyKind, Callable[..., Tensor]] = {"sum": torch.sum, "max": torch.amax, "logsumexp": torch.logsumexp}
+ABSENT: dict[SurveyKind, float] = {"sum": 0.0, "max": -torch.inf, "logsumexp": -torch.inf}
 
 
 @CLASSIFIERS.register("dense")
@@ -42,55 +45,54 @@ class DenseClassifier(Classifier):
         self.centres = nn.Parameter(torch.empty(rows, embedding_size).normal_(std=init_std))
         self.bias = nn.Parameter(torch.zeros(rows)) if head.bias else None
 
-    def forward(self, embedding: Tensor, labels: Tensor) -> tuple[Tensor, Facts]:
-        """The mean loss of a batch, see `Classifier.forward`."""
-        with torch.autocast(embedding.device.type, enabled=False):
-            return self._loss_and_facts(embedding.to(working_dtype(embedding, self.centres)), labels.long())
+    @property
+    def centre_dtype(self) -> torch.dtype:
+        """Of the class centres."""
+        return self.centres.dtype
 
-    def _loss_and_facts(self, embedding: Tensor, labels: Tensor) -> tuple[Tensor, Facts]:
-        head = self.head
-        known = labels >= 0
-        own = labels.clamp(min=0)[:, None]
-        norm = torch.linalg.vector_norm(embedding, dim=1)
-        to_classes = self.similarity(embedding)
-        to_own = torch.where(known, to_classes.gather(1, own).squeeze(1), 0)
-
-        row = head.row(to_own, norm, labels)
-        reduction = REDUCTIONS[head.reduction]
-        target = head.scale * head.target(to_own, row)
-        # The product is a fresh tensor that nothing else holds, so its target column may be overwritten in place.
-        others = (head.scale * head.others(to_classes, row)).scatter_(1, own, reduction.neutral)
-        loss = reduction.loss(target, reduction.block(others))
-        penalty = head.penalty(norm)
-        if penalty is not None:
-            loss = loss + penalty
-
-        with torch.no_grad():
-            facts = Facts(
-                target_similarity=to_own.detach(),
-                accuracy=mean_over((to_classes.argmax(dim=1) == labels).to(loss.dtype), known),
-                embedding_norm=norm.detach(),
-                diagnostics=self._diagnostics(to_classes.detach(), row, own, known),
-            )
-        return mean_over(loss, known), facts
+    def compare(self, prepared: Tensor, labels: Tensor) -> Matrix:
+        """All similarities, `[B, C]`."""
+        return Matrix(self._to_classes(prepared), labels)
 
     def similarity(self, embedding: Tensor) -> Tensor:
         """Similarity to every class in the head's geometry, without margin, `[B, d] -> [B, C]`."""
-        dtype = embedding.dtype
+        return self._to_classes(prepare(self.head.geometry, embedding, self.head.embedding_length()))
+
+    def _to_classes(self, prepared: Tensor) -> Tensor:
+        dtype = prepared.dtype
         bias = None if self.bias is None else self.bias.to(dtype)
-        prepared = prepare(self.head.geometry, embedding)
         to_centres = similarity(self.head.geometry, prepared, self.centres.to(dtype), bias)
         return nearest_sub_centre(to_centres, self.head.centres_per_class)
 
-    def _diagnostics(self, to_classes: Tensor, row: Any, own: Tensor, known: Tensor) -> dict[str, Tensor]:
-        averages = {}
-        for name, values in self.head.diagnostics(to_classes, row).items():
-            if values.dim() == 2:
-                dtype = to_classes.dtype
-                wrong = values.sum(dim=1, dtype=dtype) - values.gather(1, own).squeeze(1).to(dtype)
-                averages[name] = mean_over(wrong / (self.classes - 1), known)
-            elif values.dim() == 1:
-                averages[name] = mean_over(values, known)
-            else:
-                averages[name] = values
-        return averages
+
+class Matrix:
+    """The similarities of a batch to all classes, see `frtrain.classifier.base.Comparison`."""
+
+    def __init__(self, to_classes: Tensor, labels: Tensor):
+        self._to_classes = to_classes
+        self._column = labels.clamp(min=0)[:, None]
+        self.own = torch.where(labels >= 0, to_classes.gather(1, self._column).squeeze(1), 0)
+
+    @torch.no_grad()
+    def survey(self, head: Head[Any], samples: Samples) -> dict[str, Tensor]:
+        """The head's survey over all wrong classes, `[B]` each."""
+        found = head.survey(self._to_classes.detach(), samples)
+        return {
+            name: GATHER[kind](self._without_own(found[name], ABSENT[kind]), dim=1)
+            for name, kind in head.surveys.items()
+        }
+
+    def reduce(self, head: Head[Any], row: Any, watch: bool) -> Reduced:
+        """The head's channels over all wrong classes."""
+        channels = [
+            channel.reduction.block(self._without_own(channel.values(self._to_classes, row), channel.reduction.neutral))
+            for channel in channels_of(head)
+        ]
+        with torch.no_grad():
+            nearest = self._without_own(self._to_classes, -torch.inf).amax(dim=1)
+            found = head.class_diagnostics(self._to_classes, row) if watch else {}
+            sums = {name: self._without_own(values, 0).sum(dim=1) for name, values in found.items()}
+        return Reduced(channels, nearest, sums)
+
+    def _without_own(self, values: Tensor, neutral: float) -> Tensor:
+        return values.to(self._to_classes.dtype).scatter(1, self._column, neutral)

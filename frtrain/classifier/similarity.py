@@ -27,11 +27,17 @@ def inverse_length(vectors: Tensor) -> Tensor:
     return torch.where(length > SHORTEST, 1 / length.clamp(min=SHORTEST), 0.0)
 
 
-def prepare(geometry: Geometry, embedding: Tensor) -> Tensor:
-    """What `similarity` needs of the embeddings, `[B, d] -> [B, d]`: unit vectors for cosines, else unchanged."""
-    if geometry == "cosine":
-        return embedding * inverse_length(embedding)[:, None]
-    return embedding
+def prepare(geometry: Geometry, embedding: Tensor, length: float | Tensor | None = None) -> Tensor:
+    """What `similarity` needs of the embeddings, `[B, d] -> [B, d]`.
+
+    Args:
+        geometry: unit vectors for cosines; otherwise the embedding as it is, or
+        length: scaled to this length (a number or a scalar tensor), differentiably.
+    """
+    if geometry != "cosine" and length is None:
+        return embedding
+    unit = embedding * inverse_length(embedding)[:, None]
+    return unit if geometry == "cosine" or length is None else unit * length
 
 
 def similarity(geometry: Geometry, prepared: Tensor, centres: Tensor, bias: Tensor | None = None) -> Tensor:

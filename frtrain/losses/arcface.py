@@ -30,6 +30,7 @@ class ArcFace(Head[NoRow]):
     """
 
     geometry = "cosine"
+    has_margin = True
 
     def __init__(self, scale: Positive, margin: Radians, beyond_pi: BeyondPi, margin_gradient: MarginGradient):
         super().__init__(scale)
@@ -39,4 +40,4 @@ class ArcFace(Head[NoRow]):
 
     def target(self, similarity: Tensor, row: NoRow) -> Tensor:
         """cos(theta_y + m), `[B] -> [B]`."""
-        return add_angle(similarity, self.margin, self.beyond_pi, self.margin_gradient)
+        return add_angle(similarity, self.warm(self.margin), self.beyond_pi, self.margin_gradient)

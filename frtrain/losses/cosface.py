@@ -30,6 +30,7 @@ class CosFace(Head[NoRow]):
     """
 
     geometry = "cosine"
+    has_margin = True
 
     def __init__(self, scale: Positive, margin: CosineMargin):
         super().__init__(scale)
@@ -37,4 +38,4 @@ class CosFace(Head[NoRow]):
 
     def target(self, similarity: Tensor, row: NoRow) -> Tensor:
         """cos(theta_y) - m, `[B] -> [B]`."""
-        return similarity - self.margin
+        return similarity - self.warm(self.margin)

@@ -34,15 +34,10 @@ class NormFace(Head[NoRow]):
         super().__init__(scale)
         self.learned_scale = nn.Parameter(torch.tensor(float(scale))) if learn_scale else None
 
-    @property
-    def scale(self) -> float | Tensor:
+    def scale_of(self, row: NoRow) -> float | Tensor:
         """s, a scalar tensor where it is learned."""
-        return self._scale if self.learned_scale is None else self.learned_scale.clamp(min=SMALLEST_SCALE)
+        return self.scale if self.learned_scale is None else self.learned_scale.clamp(min=SMALLEST_SCALE)
 
     def target(self, similarity: Tensor, row: NoRow) -> Tensor:
         """cos(theta_y), `[B] -> [B]`."""
         return similarity
-
-    def diagnostics(self, similarity: Tensor, row: NoRow) -> dict[str, Tensor]:
-        """`scale`, where it is learned."""
-        return {} if self.learned_scale is None else {"scale": self.learned_scale.detach().clone()}

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from frtrain.losses.angular import MarginGradient, add_angle
-from frtrain.losses.base import LOSSES, Head
+from frtrain.losses.base import LOSSES, Head, Samples
 from frtrain.losses.cosface import CosineMargin
-from frtrain.schema import AtLeastOne, Positive
+from frtrain.schema import AtLeastOne, NonNegativeInt, Positive
 
 
 class Threshold(NamedTuple):
@@ -41,6 +41,7 @@ class SVSoftmax(Head[Threshold]):
         margin_kind: which T.
         margin: m, a cosine for `am`, radians for `arc`, unused for `none`.
         t: weight of support vectors.
+        t_warmup_steps: steps over which t grows linearly from 1; 0: none.
         easy_margin: where cos(theta_y) <= 0, train with cos(theta_y) instead of T, as the authors' later code does by
             default; the formula has no such rule. The threshold stays T.
         beyond_pi: T of `arc` where theta_y + m > pi, see `frtrain.losses.angular.add_angle`. The authors' code: `none`.
@@ -48,6 +49,7 @@ class SVSoftmax(Head[Threshold]):
     """
 
     geometry = "cosine"
+    has_margin = True
 
     def __init__(
         self,
@@ -55,6 +57,7 @@ class SVSoftmax(Head[Threshold]):
         margin_kind: Literal["none", "am", "arc"],
         margin: CosineMargin,
         t: AtLeastOne,
+        t_warmup_steps: NonNegativeInt,
         easy_margin: bool,
         beyond_pi: Literal["continuous", "classic", "clip", "none"],
         margin_gradient: MarginGradient,
@@ -63,13 +66,16 @@ class SVSoftmax(Head[Threshold]):
         self.margin_kind = margin_kind
         self.margin = margin
         self.t = t
+        self.t_warmup_steps = t_warmup_steps
+        if t_warmup_steps:
+            self.count_steps()
         self.easy_margin = easy_margin
         self.beyond_pi = beyond_pi
         self.margin_gradient = margin_gradient
 
-    def row(self, similarity: Tensor, norm: Tensor, labels: Tensor) -> Threshold:
+    def row(self, samples: Samples) -> Threshold:
         """The threshold T of each sample, without the exemption of `easy_margin`."""
-        return Threshold(self.margined(similarity).detach())
+        return Threshold(self.margined(samples.similarity).detach())
 
     def target(self, similarity: Tensor, row: Threshold) -> Tensor:
         """T, or cos(theta_y) where `easy_margin` exempts the sample, `[B] -> [B]`."""
@@ -78,19 +84,20 @@ class SVSoftmax(Head[Threshold]):
 
     def others(self, similarity: Tensor, row: Threshold) -> Tensor:
         """t cos + t - 1 for support vectors, cos for the rest, `[B, c] -> [B, c]`."""
-        raised = self.t * similarity + (self.t - 1)
+        t = 1 + (self.t - 1) * self.progress(self.t_warmup_steps) if self.t_warmup_steps else self.t
+        raised = t * similarity + (t - 1)
         return torch.where(self.is_support_vector(similarity, row), raised, similarity)
 
-    def diagnostics(self, similarity: Tensor, row: Threshold) -> dict[str, Tensor]:
+    def class_diagnostics(self, similarity: Tensor, row: Threshold) -> dict[str, Tensor]:
         """`support_vectors`: the share of wrong classes that are one."""
         return {"support_vectors": self.is_support_vector(similarity, row)}
 
     def margined(self, similarity: Tensor) -> Tensor:
         """T(theta_y), `[B] -> [B]`."""
         if self.margin_kind == "am":
-            return similarity - self.margin
+            return similarity - self.warm(self.margin)
         if self.margin_kind == "arc":
-            return add_angle(similarity, self.margin, self.beyond_pi, self.margin_gradient)
+            return add_angle(similarity, self.warm(self.margin), self.beyond_pi, self.margin_gradient)
         return similarity
 
     def is_support_vector(self, similarity: Tensor, row: Threshold) -> Tensor:

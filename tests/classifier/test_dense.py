@@ -28,8 +28,8 @@ class Hinge(Head[Own]):
     geometry = "euclidean"
     reduction = "sum"
 
-    def row(self, similarity, norm, labels):
-        return Own(similarity)
+    def row(self, samples):
+        return Own(samples.similarity)
 
     def target(self, similarity, row):
         return torch.zeros_like(similarity)
@@ -48,9 +48,14 @@ class Penalised(Plain):
 
 
 class Reporting(Plain):
-    def diagnostics(self, similarity, row):
-        per_sample = torch.arange(len(similarity), dtype=similarity.dtype)
-        return {"state": torch.tensor(7.0), "per_sample": per_sample, "positive": similarity > 0}
+    def row(self, samples):
+        return Own(torch.arange(len(samples.similarity), dtype=samples.similarity.dtype))
+
+    def diagnostics(self, row):
+        return {"state": torch.tensor(7.0), "per_sample": row.own}
+
+    def class_diagnostics(self, similarity, row):
+        return {"positive": similarity > 0}
 
 
 class Counting(Plain):
@@ -60,8 +65,8 @@ class Counting(Plain):
         super().__init__(scale=4)
         self.register_buffer("best", torch.tensor(-1.0))
 
-    def row(self, similarity, norm, labels):
-        self.propose(best=torch.maximum(self.best, similarity.max()))
+    def row(self, samples):
+        self.propose(best=torch.maximum(self.best, samples.similarity.max()))
         return ()
 
 
@@ -116,7 +121,25 @@ def test_diagnostics_are_averaged_over_known_faces_and_wrong_classes():
     cosine = torch.nn.functional.cosine_similarity(embedding[:, None], classifier.centres[None], dim=2)
     positive = [(cosine[i, j] > 0).item() for i in (0, 2, 3) for j in range(6) if j != labels[i]]
     values = {name: value.item() for name, value in facts.diagnostics.items()}
-    assert values == pytest.approx({"state": 7, "per_sample": 5 / 3, "positive": sum(positive) / len(positive)})
+    expected = {"state": 7, "per_sample": 5 / 3, "positive": sum(positive) / len(positive)}
+    assert values == pytest.approx({**expected, "scale": 1, "effective_margin": 0})
+
+
+def test_diagnostics_of_wrong_classes_are_left_out_where_nobody_watches():
+    classifier = classifier_of(Reporting())
+    classifier.watch = False
+    _, facts = classifier(*batch())
+    assert facts.diagnostics.keys() == {"state", "per_sample", "scale", "effective_margin"}
+
+
+def test_effective_margin_is_what_the_target_lost():
+    class Margined(Plain):
+        def target(self, similarity, row):
+            return similarity - 0.35
+
+    _, facts = classifier_of(Margined(scale=16))(*batch())
+    assert facts.diagnostics["effective_margin"].item() == pytest.approx(0.35)
+    assert facts.diagnostics["scale"] == 16
 
 
 def test_state_advances_only_when_told():
@@ -167,7 +190,7 @@ def test_facts_carry_no_gradient():
 
 def test_collapsed_embedding_is_not_called_accurate():
     _, facts = classifier_of(Plain())(torch.zeros(6, 5), torch.arange(6))
-    assert facts.accuracy.item() == pytest.approx(1 / 6)
+    assert facts.accuracy == 0
 
 
 def test_float64_embedding_is_computed_in_float64():

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,9 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
-from frtrain.classifier.dense import DenseClassifier
+from frtrain.classifier.dense import DenseClassifier, Matrix
 from frtrain.losses import LOSSES, Head
+from frtrain.losses.base import Samples
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 
@@ -42,8 +44,14 @@ def loss_spec() -> Callable[[str], dict[str, Any]]:
 
 @pytest.fixture(scope="session")
 def make_head() -> Callable[..., Head[Any]]:
-    """make_head("arcface", margin=0.3): the loss of a configuration, with changes."""
-    return lambda config, **changes: LOSSES.build({**composed(config), **changes})
+    """make_head("arcface", margin=0.3): the loss of a configuration, with changes, set up for seven classes."""
+
+    def make(config: str, **changes: Any) -> Head[Any]:
+        head = LOSSES.build({**composed(config), **changes})
+        head.set_up(7)
+        return head
+
+    return make
 
 
 @pytest.fixture(scope="session")
@@ -81,3 +89,26 @@ def faces() -> tuple[Tensor, Tensor, Tensor]:
     embedding = torch.randn(6, 5, generator=generator, dtype=torch.float64)
     centres = torch.randn(7, 5, generator=generator, dtype=torch.float64)
     return embedding, centres, torch.randint(0, 7, (6,), generator=generator)
+
+
+@pytest.fixture(scope="session")
+def make_samples() -> Callable[..., Samples]:
+    """make_samples(own [B], norm=1.0, labels=zeros, name=surveyed [B]): what a head's `row` is given."""
+
+    def make(own: Tensor, norm: float | Tensor = 1.0, labels: Tensor | None = None, **surveyed: Tensor) -> Samples:
+        norms = norm if isinstance(norm, Tensor) else torch.full_like(own.detach(), norm)
+        return Samples(own, norms, torch.zeros(len(own), dtype=torch.int64) if labels is None else labels, surveyed)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def surveyed_row() -> Callable[[Head[Any], Tensor, Tensor], Any]:
+    """surveyed_row(head, similarity [B, c], own [B]): the head's row, its survey made; class 0 is everybody's own."""
+
+    def row(head: Head[Any], similarity: Tensor, own: Tensor) -> Any:
+        labels = torch.zeros(len(own), dtype=torch.int64)
+        samples = Samples(own, torch.ones_like(own.detach()), labels)
+        return head.row(replace(samples, surveyed=Matrix(similarity, labels).survey(head, samples)))
+
+    return row

@@ -3,6 +3,14 @@
 import pytest
 import torch
 
+STOPS_GRADIENT = {
+    "sface", "circle", "arcneg", "adaface", "npcface", "adacos", "curricularface", "amm_softmax",
+}  # fmt: skip
+"""Losses that treat a part of their formula as a constant: their gradient is not that of their value. Their own tests check it."""
+
+USES_LENGTH = {"sphereface", "sphereface_r", "adaface", "magface"}
+"""Losses on cosines that also look at the length of the embedding."""
+
 FLOAT32_ENDS = [-1 - 4e-7, -1.0, -1 + 6e-8, 0.0, 1 - 6e-8, 1.0, 1 + 4e-7]
 
 
@@ -14,6 +22,8 @@ def run(classifier, embedding, labels):
 
 
 def test_gradient_is_that_of_the_loss(loss, faces, make_head, dense):
+    if loss in STOPS_GRADIENT:
+        pytest.skip("stops the gradient of a part of its formula")
     embedding, centres, labels = faces
     classifier = dense(make_head(loss), centres).double()
     parameters = [parameter for name, parameter in classifier.named_parameters() if name != "centres"]
@@ -25,13 +35,13 @@ def test_gradient_is_that_of_the_loss(loss, faces, make_head, dense):
     assert torch.autograd.gradcheck(of, inputs)
 
 
-def test_ends_of_the_cosine_are_finite_in_float32(loss, make_head):
+def test_ends_of_the_cosine_are_finite_in_float32(loss, make_head, surveyed_row):
     head = make_head(loss)
     if head.geometry != "cosine":
         pytest.skip("no end")
     own = torch.tensor(FLOAT32_ENDS, requires_grad=True)
     similarity = torch.tensor(FLOAT32_ENDS).repeat(len(own), 1).requires_grad_()
-    row = head.row(own, torch.ones(len(own)), torch.zeros(len(own), dtype=torch.long))
+    row = surveyed_row(head, similarity, own)
     target, others = head.target(own, row), head.others(similarity, row)
     (target.sum() + others.sum()).backward()
     for tensor in (target, others, own.grad, similarity.grad):
@@ -70,7 +80,7 @@ def test_order_of_classes_does_not_matter(loss, faces, make_head, dense):
 def test_length_of_the_embedding_does_not_matter_to_a_cosine(loss, faces, make_head, dense):
     embedding, centres, labels = faces
     head = make_head(loss)
-    if head.geometry != "cosine":
+    if head.geometry != "cosine" or loss in USES_LENGTH:
         pytest.skip("length matters")
     short, long = (dense(head, centres)(embedding * length, labels)[0] for length in (1e-4, 1e4))
     torch.testing.assert_close(short, long)
@@ -96,7 +106,7 @@ def test_faces_without_identity_contribute_nothing(loss, faces, make_head, dense
     torch.testing.assert_close(crowd[1], torch.cat([torch.zeros(3, 5, dtype=torch.float64), alone[1]]))
     torch.testing.assert_close(crowd[2], alone[2])
     assert crowd[3].accuracy == alone[3].accuracy
-    assert crowd[3].diagnostics == alone[3].diagnostics
+    torch.testing.assert_close(crowd[3].diagnostics, alone[3].diagnostics)
 
 
 def test_batch_without_any_identity_has_zero_loss_and_gradient(loss, faces, make_head, dense):
@@ -108,19 +118,19 @@ def test_batch_without_any_identity_has_zero_loss_and_gradient(loss, faces, make
     assert facts.accuracy == 0
 
 
-def test_block_of_classes_is_treated_like_the_whole(loss, make_head):
+def test_block_of_classes_is_treated_like_the_whole(loss, make_head, surveyed_row):
     head = make_head(loss)
     similarity = torch.rand(4, 9, generator=torch.Generator().manual_seed(5)) * 2 - 1
-    row = head.row(similarity[:, 0], torch.ones(4), torch.zeros(4, dtype=torch.long))
+    row = surveyed_row(head, similarity, similarity[:, 0])
     blocks = [head.others(block, row) for block in similarity.split(2, dim=1)]
     assert torch.equal(torch.cat(blocks, dim=1), head.others(similarity, row))
 
 
-def test_similarities_are_not_written_to(loss, make_head):
+def test_similarities_are_not_written_to(loss, make_head, surveyed_row):
     head = make_head(loss)
     similarity = torch.rand(4, 9, generator=torch.Generator().manual_seed(5)) * 2 - 1
     before = similarity.clone()
-    row = head.row(similarity[:, 0], torch.ones(4), torch.zeros(4, dtype=torch.long))
+    row = surveyed_row(head, similarity, similarity[:, 0])
     head.target(similarity[:, 0], row)
     head.others(similarity, row)
     assert torch.equal(similarity, before)

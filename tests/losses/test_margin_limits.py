@@ -52,7 +52,7 @@ def test_learned_scale_stays_positive(make_head):
     head = make_head("normface")
     with torch.no_grad():
         head.learned_scale.fill_(-3)
-    assert head.scale.item() == pytest.approx(0.01)
+    assert head.scale_of(()).item() == pytest.approx(0.01)
 
 
 def test_softmax_is_a_linear_layer_with_cross_entropy(faces, make_head, dense):

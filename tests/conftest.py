@@ -8,11 +8,17 @@ os.environ["OMP_NUM_THREADS"] = "1"  # networks in tests are too small for more:
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 from PIL import Image
+
+CONFIGS = Path(__file__).parents[1] / "configs"
 
 
 @pytest.fixture(scope="session")
@@ -46,3 +52,18 @@ def crops_folder(tmp_path: Path) -> Callable[..., Path]:
         return root
 
     return make
+
+
+@lru_cache
+def composed(config: str) -> dict[str, Any]:
+    with initialize_config_dir(version_base="1.3", config_dir=str(CONFIGS)):
+        node = compose(overrides=[f"+loss={config}"]).loss
+    values = OmegaConf.to_container(node, resolve=True)
+    assert isinstance(values, dict)
+    return {str(key): value for key, value in values.items()}
+
+
+@pytest.fixture(scope="session")
+def loss_spec() -> Callable[[str], dict[str, Any]]:
+    """The node that `loss=NAME` composes to."""
+    return lambda config: dict(composed(config))

@@ -76,7 +76,8 @@ class Head(nn.Module, Generic[RowT]):
         centres_per_class: sub-centres; the similarity to a class is that to its nearest one.
         bias: whether the engine learns one bias per centre (inner product only).
         scale: s, unless `scale_of` says otherwise.
-        surveys: how each value of `survey` is gathered over the wrong classes; empty for no survey.
+        surveys: how each value of `survey` is gathered over the wrong classes; empty for no survey. Where an engine samples
+            classes, `sum` and `logsumexp` count each as often as the number of classes it stands for.
         terms: whether `target_term` and `other_terms` are to be added (cross-entropy only).
         has_margin: whether the head passes its margins through `warm`, so that margin warm-up can be asked of it.
         reconstructed: the paper's equations could not be read, so the formula is a reading of its abstract.

@@ -65,7 +65,7 @@ class SVSoftmax(Head[Threshold]):
         super().__init__(scale)
         self.margin_kind = margin_kind
         self.margin = margin
-        self.t = t
+        self.excess = t - 1
         self.t_warmup_steps = t_warmup_steps
         if t_warmup_steps:
             self.count_steps()
@@ -84,9 +84,7 @@ class SVSoftmax(Head[Threshold]):
 
     def others(self, similarity: Tensor, row: Threshold) -> Tensor:
         """t cos + t - 1 for support vectors, cos for the rest, `[B, c] -> [B, c]`."""
-        t = 1 + (self.t - 1) * self.progress(self.t_warmup_steps) if self.t_warmup_steps else self.t
-        raised = t * similarity + (t - 1)
-        return torch.where(self.is_support_vector(similarity, row), raised, similarity)
+        return torch.where(self.is_support_vector(similarity, row), self.raised(similarity), similarity)
 
     def class_diagnostics(self, similarity: Tensor, row: Threshold) -> dict[str, Tensor]:
         """`support_vectors`: the share of wrong classes that are one."""
@@ -99,6 +97,15 @@ class SVSoftmax(Head[Threshold]):
         if self.margin_kind == "arc":
             return add_angle(similarity, self.warm(self.margin), self.beyond_pi, self.margin_gradient)
         return similarity
+
+    def raised(self, similarity: Tensor) -> Tensor:
+        """What becomes of the cosine of a support vector, `[B, c] -> [B, c]`."""
+        excess = self.warm_excess()
+        return similarity + excess * (similarity + 1)
+
+    def warm_excess(self) -> float | Tensor:
+        """t - 1 as it is at this step."""
+        return self.excess * self.progress(self.t_warmup_steps) if self.t_warmup_steps else self.excess
 
     def is_support_vector(self, similarity: Tensor, row: Threshold) -> Tensor:
         """cos(theta_k) > T, strictly, `[B, c] -> bool [B, c]`; says nothing about the target column."""

@@ -2,14 +2,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from frtrain.classifier.dense import DenseClassifier, Matrix
@@ -17,15 +14,6 @@ from frtrain.losses import LOSSES, Head
 from frtrain.losses.base import Samples
 
 CONFIGS = Path(__file__).parents[2] / "configs"
-
-
-@lru_cache
-def composed(config: str) -> dict[str, Any]:
-    with initialize_config_dir(version_base="1.3", config_dir=str(CONFIGS)):
-        node = compose(overrides=[f"+loss={config}"]).loss
-    values = OmegaConf.to_container(node, resolve=True)
-    assert isinstance(values, dict)
-    return {str(key): value for key, value in values.items()}
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -37,17 +25,11 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 @pytest.fixture(scope="session")
-def loss_spec() -> Callable[[str], dict[str, Any]]:
-    """The node that `loss=NAME` composes to."""
-    return lambda config: dict(composed(config))
-
-
-@pytest.fixture(scope="session")
-def make_head() -> Callable[..., Head[Any]]:
+def make_head(loss_spec: Callable[[str], dict[str, Any]]) -> Callable[..., Head[Any]]:
     """make_head("arcface", margin=0.3): the loss of a configuration, with changes, set up for seven classes."""
 
     def make(config: str, **changes: Any) -> Head[Any]:
-        head = LOSSES.build({**composed(config), **changes})
+        head = LOSSES.build({**loss_spec(config), **changes})
         head.set_up(7)
         return head
 

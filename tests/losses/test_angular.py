@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from frtrain.losses.angular import add_angle, sine
+from frtrain.losses.angular import add_angle, angle, sine, subtract_angle
 
 RULES = ["continuous", "classic", "clip", "none", "easy"]
 ANGLES = torch.linspace(0.05, math.pi - 0.05, 101, dtype=torch.float64)
@@ -104,3 +104,58 @@ def test_margin_may_differ_from_sample_to_sample():
 
 def test_sine_of_the_cosine():
     torch.testing.assert_close(sine(ANGLES.cos()), ANGLES.sin())
+
+
+def test_angle_is_the_arccos_of_all_but_the_ends():
+    inside = torch.linspace(-1 + 1e-4, 1 - 1e-4, 1001, dtype=torch.float64)
+    torch.testing.assert_close(angle(inside), inside.acos(), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("eps", [1e-4, 1e-6])
+def test_angle_is_finite_at_and_beyond_the_poles_in_float32(eps):
+    near = 1 - torch.finfo(torch.float32).eps / 2
+    cosine = torch.tensor([1.0, near, 1 + 4e-7, -1.0, -near, -1 - 4e-7], requires_grad=True)
+    theta = angle(cosine, eps)
+    theta.sum().backward()
+    off = math.sqrt(eps / 2)
+    assert theta.tolist() == pytest.approx([off] * 3 + [math.pi - off] * 3, abs=0.5 * off)
+    assert cosine.grad.tolist() == pytest.approx([-1 / math.sqrt(2 * eps)] * 6, rel=0.03)
+
+
+def test_angle_falls_all_the_way_and_has_the_gradient_of_its_value():
+    ends = torch.tensor([0, 2e-5, 9e-5, 1.1e-4, 2e-4, 1e-3], dtype=torch.float64)
+    cosine = torch.cat([1 - ends, ends.flip(0) - 1]).requires_grad_()
+    assert (angle(cosine).diff() > 0).all()
+    assert torch.autograd.gradcheck(angle, cosine, eps=1e-8)
+
+
+@pytest.mark.parametrize("margin", [0.06, 0.2, 1.0])
+def test_subtracted_angle_is_the_cosine_of_the_difference_and_never_less_than_the_cosine(margin):
+    nearer = subtract_angle(ANGLES.cos(), margin, "exact")
+    torch.testing.assert_close(nearer, (ANGLES - margin).clamp(min=0).cos())
+    assert (nearer >= ANGLES.cos()).all()
+
+
+def test_exact_gradient_of_a_subtracted_angle_is_the_ratio_of_sines_and_nothing_once_it_is_zero():
+    gradients = {}
+    for mode in ("exact", "detached"):
+        cosine = ANGLES.cos().requires_grad_()
+        subtract_angle(cosine, 0.2, mode).sum().backward()
+        gradients[mode] = cosine.grad
+    torch.testing.assert_close(gradients["exact"], (ANGLES - 0.2).clamp(min=0).sin() / ANGLES.sin())
+    torch.testing.assert_close(gradients["detached"], torch.ones_like(ANGLES))
+
+
+def test_detached_and_exact_subtracted_angles_have_the_same_bits():
+    cosine = torch.linspace(-1, 1, 1001)
+    assert torch.equal(subtract_angle(cosine, 0.2, "detached"), subtract_angle(cosine, 0.2, "exact"))
+
+
+@pytest.mark.parametrize("margin", [0.0, 0.2])
+def test_poles_give_finite_subtracted_angles_and_gradients_in_float32(margin):
+    near = 1 - torch.finfo(torch.float32).eps / 2
+    cosine = torch.tensor([1.0, near, 1 + 4e-7, -1.0, -near, -1 - 4e-7], requires_grad=True)
+    nearer = subtract_angle(cosine, margin, "exact")
+    nearer.sum().backward()
+    assert nearer.tolist() == pytest.approx([1.0] * 3 + [-math.cos(margin)] * 3, abs=1e-3)
+    assert cosine.grad.abs().max() < 3000

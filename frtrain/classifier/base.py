@@ -12,9 +12,11 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from frtrain.auxiliary.base import Auxiliary
 from frtrain.classifier.reduction import REDUCTIONS, Reduction
 from frtrain.classifier.similarity import prepare
 from frtrain.losses.base import Head, Samples
+from frtrain.processes import ALONE, Processes
 from frtrain.registry import Registry
 
 
@@ -103,15 +105,19 @@ class Classifier(nn.Module):
     Attributes:
         head: the loss.
         classes: number of identities C.
+        processes: who trains together; each brings its own rows of the batch.
+        auxiliary: a further loss on the embeddings of the whole batch, or None.
         watch: whether the head's diagnostics over wrong classes are computed; they cost a little.
     """
 
-    def __init__(self, head: Head[Any], classes: int):
+    def __init__(self, head: Head[Any], classes: int, processes: Processes = ALONE):
         super().__init__()
         if classes < 2:
             raise ValueError(f"classes={classes}: a classifier needs at least two identities")
         self.head = head
         self.classes = classes
+        self.processes = processes
+        self.auxiliary: Auxiliary | None = None
         self.watch = True
         head.set_up(classes)
 
@@ -125,19 +131,21 @@ class Classifier(nn.Module):
         raise NotImplementedError
 
     def forward(self, embedding: Tensor, labels: Tensor) -> tuple[Tensor, Facts]:
-        """The mean loss of a batch.
+        """The mean loss of the batch that all processes hold together.
 
         Args:
-            embedding: `[B, d]`, as the backbone gives it. The loss is computed in float32 whatever autocast says, in
+            embedding: `[b, d]`, this process's rows (all rows where it is alone), as the backbone gives it. The loss is computed in float32 whatever autocast says, in
                 float64 where it is given float64.
-            labels: integers `[B]` in `[0, classes)`, or -1 for a face of no known identity, left out of all averages.
+            labels: integers `[b]` in `[0, classes)`, or -1 for a face of no known identity, left out of all averages.
 
         Returns:
-            The scalar loss, and the facts of the step.
+            The scalar loss and the facts of the step, of the whole batch and the same on every process.
         """
         with torch.autocast(embedding.device.type, enabled=False):
             dtype = torch.float64 if torch.float64 in (embedding.dtype, self.centre_dtype) else torch.float32
-            return self._loss_and_facts(embedding.to(dtype), labels.long())
+            rows = self.processes.rows(len(labels), embedding.device)
+            embedding = self.processes.gather(embedding.to(dtype), rows)
+            return self._loss_and_facts(embedding, self.processes.gather(labels.long(), rows))
 
     @property
     def centre_dtype(self) -> torch.dtype:
@@ -171,7 +179,12 @@ class Classifier(nn.Module):
                 embedding_norm=norm.detach(),
                 diagnostics=self._diagnostics(samples, row, margined, reduced.diagnostics),
             )
-        return samples.mean(losses), facts
+        loss = samples.mean(losses)
+        if self.auxiliary is not None:
+            term = self.auxiliary(embedding, labels)
+            facts.diagnostics["auxiliary"] = term.detach()
+            loss = loss + term
+        return loss, facts
 
     def _diagnostics(
         self, samples: Samples, row: Any, margined: Tensor, over_classes: Mapping[str, Tensor]
@@ -189,8 +202,12 @@ class Classifier(nn.Module):
         return found
 
     def advance(self) -> None:
-        """Commit the head's state; to be called after an optimizer step that was taken, not after a skipped one."""
+        """Commit the state of head and auxiliary; to be called after an optimizer step that was taken, never after a
+        skipped one.
+        """
         self.head.advance()
+        if self.auxiliary is not None:
+            self.auxiliary.advance()
 
 
 CLASSIFIERS: Registry[Classifier] = Registry("classifier")

@@ -9,8 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from frtrain.classifier.base import CLASSIFIERS, Classifier, Reduced, channels_of
+from frtrain.classifier.centres import draw_seed, first_centres
 from frtrain.classifier.similarity import nearest_sub_centre, prepare, similarity
 from frtrain.losses.base import Head, Samples, SurveyKind
+from frtrain.processes import ALONE, Processes
 from frtrain.schema import Positive
 
 GATHER: dict[SurveyKind, Callable[..., Tensor]] = {"sum": torch.sum, "max": torch.amax, "logsumexp": torch.logsumexp}
@@ -30,6 +32,7 @@ class DenseClassifier(Classifier):
         classes: number of identities C.
         embedding_size: d.
         init_std: standard deviation of the first centres.
+        processes: who trains together; with several, each computes the whole.
 
     Attributes:
         centres: parameter `[C * K, d]`; the K sub-centres of a class are neighbouring rows (K is 1 for most heads).
@@ -39,10 +42,12 @@ class DenseClassifier(Classifier):
         ValueError: fewer than two classes.
     """
 
-    def __init__(self, head: Head[Any], classes: int, embedding_size: int, init_std: Positive):
-        super().__init__(head, classes)
+    def __init__(
+        self, head: Head[Any], classes: int, embedding_size: int, init_std: Positive, processes: Processes = ALONE
+    ):
+        super().__init__(head, classes, processes)
         rows = classes * head.centres_per_class
-        self.centres = nn.Parameter(torch.empty(rows, embedding_size).normal_(std=init_std))
+        self.centres = nn.Parameter(first_centres(0, rows, embedding_size, init_std, draw_seed()))
         self.bias = nn.Parameter(torch.zeros(rows)) if head.bias else None
 
     @property

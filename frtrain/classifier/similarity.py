@@ -1,11 +1,12 @@
 """Similarity of embeddings to a block of class centres, in the three geometries a head may ask for.
 
-An engine calls `prepare` once per step and `similarity` once per block of centres.
+An engine calls `prepare` once per step and then either `similarity`, which autograd differentiates, or for each block of
+centres `Block.forward` and `Block.backward`, which write gradients of centres where they belong and keep nothing.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -20,10 +21,14 @@ SHORTEST = 1e-6
 Dividing by a tiny length instead would send a gradient of that size, reversed, into the backbone.
 """
 
+Matmul = Literal["float32", "bf16_gradients", "bf16"]
+"""Precision of the matrix products of a block: float32 (or wider, as the tensors are) throughout; similarities in
+float32 and gradients in bfloat16, so that hard masks are those of float32; or everything in bfloat16."""
+
 
 def inverse_length(vectors: Tensor) -> Tensor:
     """1 / |v| of each row, `[n, d] -> [n]`; 0 for rows shorter than `SHORTEST`."""
-    length = torch.linalg.vector_norm(vectors, dim=1)
+    length = torch.linalg.vector_norm(vectors, dim=-1)
     return torch.where(length > SHORTEST, 1 / length.clamp(min=SHORTEST), 0.0)
 
 
@@ -41,7 +46,7 @@ def prepare(geometry: Geometry, embedding: Tensor, length: float | Tensor | None
 
 
 def similarity(geometry: Geometry, prepared: Tensor, centres: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Similarity of each sample to each centre of a block; larger is more alike.
+    """Similarity of each sample to each centre; larger is more alike. Differentiable once.
 
     Args:
         geometry: `cosine`, `inner_product` (plus `bias`), or `euclidean` (minus the squared distance).
@@ -53,11 +58,24 @@ def similarity(geometry: Geometry, prepared: Tensor, centres: Tensor, bias: Tens
         `[B, c]`, in the dtype of the arguments. Cosines may leave [-1, 1] by rounding.
     """
     if geometry == "cosine":
+        # Written out, so that no normalised copy of the centres is made or kept: with many classes and a small batch
+        # that copy and its gradient cost more than the matrix products.
         cosine: Tensor = _CosineToCentres.apply(prepared, centres)
         return cosine
     if geometry == "inner_product":
         return torch.nn.functional.linear(prepared, centres, bias)
-    return -_squared_distance(prepared, centres)
+    origin = prepared.detach().mean(dim=0)
+    return -_squared_distance(prepared - origin, centres - origin)
+
+
+def similarity_to_own(geometry: Geometry, prepared: Tensor, centres: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Similarity of each sample to centres of its own, `[B, d]` and `[B, K, d] -> [B, K]`; `bias` is `[B, K]`."""
+    if geometry == "euclidean":
+        return -(prepared[:, None] - centres).square().sum(dim=2)
+    product = torch.einsum("bd,bkd->bk", prepared, centres)
+    if geometry == "cosine":
+        return product * inverse_length(centres)
+    return product if bias is None else product + bias
 
 
 def nearest_sub_centre(similarity: Tensor, centres_per_class: int) -> Tensor:
@@ -67,36 +85,106 @@ def nearest_sub_centre(similarity: Tensor, centres_per_class: int) -> Tensor:
     return similarity.unflatten(1, (-1, centres_per_class)).max(dim=2).values
 
 
+class Block:
+    """Similarity to one block of centres at a time, differentiated by hand.
+
+    Args:
+        geometry: see `similarity`.
+        prepared: `[B, d]`, without gradient.
+        matmul: precision of the matrix products.
+    """
+
+    def __init__(self, geometry: Geometry, prepared: Tensor, matmul: Matmul = "float32"):
+        self.geometry = geometry
+        self.matmul = matmul
+        # Squared distances lose their digits far from the origin, so it is moved to the batch.
+        self._origin = prepared.mean(dim=0) if geometry == "euclidean" else prepared.new_zeros(())
+        self._batch = prepared - self._origin if geometry == "euclidean" else prepared
+        self._narrow = self._batch if matmul == "float32" else self._batch.bfloat16()
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the similarities."""
+        return self._batch.dtype
+
+    def forward(self, centres: Tensor, bias: Tensor | None) -> Tensor:
+        """`[c, d]` and `[c]` to `[B, c]`, a fresh tensor."""
+        if self.geometry == "cosine":
+            return self._product(centres).mul_(inverse_length(centres))
+        if self.geometry == "inner_product":
+            product = self._product(centres)
+            return product if bias is None else product.add_(bias)
+        centres = centres - self._origin
+        squares = self._batch.square().sum(dim=1)[:, None] + centres.square().sum(dim=1)
+        return squares.sub_(self._product(centres), alpha=2).clamp_(min=0).neg_()
+
+    def backward(self, gradient: Tensor, similarity: Tensor, centres: Tensor, to_centres: Tensor) -> Tensor:
+        """From the gradient of the similarities to those of batch and centres.
+
+        Args:
+            gradient: `[B, c]`; may be overwritten.
+            similarity: `[B, c]`, as `forward` gave it.
+            centres: `[c, d]`.
+            to_centres: `[c, d]`, is overwritten with the gradient of the centres.
+
+        Returns:
+            The block's part of the gradient of `prepared`, `[B, d]`.
+        """
+        batch = self._batch
+        if self.geometry == "cosine":
+            inverse = inverse_length(centres)
+            gradient.mul_(inverse)
+            to_batch = self._times_centres(gradient, centres)
+            self._times_batch(gradient, to_centres)
+            # d cos / dw = (u - cos w / |w|) / |w|: what lies along the centre is taken out.
+            radial = torch.linalg.vecdot(gradient, similarity, dim=0).mul_(inverse)
+            to_centres.addcmul_(centres, radial[:, None], value=-1)
+            return to_batch
+        if self.geometry == "inner_product":
+            self._times_batch(gradient, to_centres)
+            return self._times_centres(gradient, centres)
+        centres = centres - self._origin
+        gradient.mul_(2)
+        self._times_batch(gradient, to_centres)
+        to_centres.addcmul_(centres, gradient.sum(dim=0)[:, None], value=-1)
+        return self._times_centres(gradient, centres).addcmul_(batch, gradient.sum(dim=1)[:, None], value=-1)
+
+    def _product(self, centres: Tensor) -> Tensor:
+        if self.matmul == "bf16":
+            return (self._narrow @ centres.bfloat16().T).to(self._batch.dtype)
+        return torch.mm(self._batch, centres.T)
+
+    def _times_centres(self, gradient: Tensor, centres: Tensor) -> Tensor:
+        if self.matmul == "float32":
+            return gradient @ centres
+        return (gradient.bfloat16() @ centres.bfloat16()).to(self._batch.dtype)
+
+    def _times_batch(self, gradient: Tensor, out: Tensor) -> None:
+        if self.matmul == "float32":
+            torch.mm(gradient.T, self._batch, out=out)
+        else:
+            out.copy_(gradient.bfloat16().T @ self._narrow)
+
+
 def _squared_distance(embedding: Tensor, centres: Tensor) -> Tensor:
-    # |x|^2 + |w|^2 - 2 <x, w> loses its digits far from the origin, so the origin is moved to the batch first.
-    origin = embedding.detach().mean(dim=0)
-    embedding, centres = embedding - origin, centres - origin
+    # |x|^2 + |w|^2 - 2 <x, w> loses its digits far from the origin, which the caller has moved to the batch.
     squares = embedding.square().sum(dim=1)[:, None] + centres.square().sum(dim=1)
     return torch.addmm(squares, embedding, centres.T, alpha=-2).clamp(min=0)
 
 
 class _CosineToCentres(Function):
-    """<u, w> / |w| for unit vectors u `[B, d]` and centres w `[c, d]`.
-
-    The gradient is written out, d cos / dw = (u - cos w / |w|) / |w|, so that no normalised copy of the centres is made
-    or kept: with many classes and a small batch, that copy and its gradient cost more than the matrix products.
-    """
+    """<u, w> / |w| for unit vectors u `[B, d]` and centres w `[c, d]`."""
 
     @staticmethod
     def forward(ctx: Any, unit: Tensor, centres: Tensor) -> Tensor:
-        inverse = inverse_length(centres)
-        cosine = (unit @ centres.T).mul_(inverse)
-        ctx.save_for_backward(unit, centres, inverse, cosine)
+        cosine = Block("cosine", unit).forward(centres, None)
+        ctx.save_for_backward(unit, centres, cosine)
         return cosine
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        unit, centres, inverse, cosine = ctx.saved_tensors
-        gradient = gradient * inverse
-        to_unit = gradient @ centres if ctx.needs_input_grad[0] else None
-        to_centres = None
-        if ctx.needs_input_grad[1]:
-            radial = torch.linalg.vecdot(gradient, cosine, dim=0) * inverse
-            to_centres = torch.addcmul(gradient.T @ unit, centres, radial[:, None], value=-1)
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        unit, centres, cosine = ctx.saved_tensors
+        to_centres = torch.empty_like(centres)
+        to_unit = Block("cosine", unit).backward(gradient.clone(), cosine, centres, to_centres)
         return to_unit, to_centres

@@ -1,0 +1,49 @@
+"""The contract of a further loss on the embedding."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from frtrain.registry import Registry
+
+SHORTEST = 1e-6
+"""An embedding shorter than this has no direction, here as in `frtrain.classifier.similarity`."""
+
+
+class Auxiliary(nn.Module):
+    """A loss on the embeddings of the whole (global) batch, added to that of the classifier.
+
+    It is computed outside autocast, in the precision of the classifier. Where several processes train together, each of
+    them computes it alike from the whole batch: parameters and state must not depend on the process.
+    """
+
+    def set_up(self, classes: int, embedding_size: int) -> None:
+        """Told once, before the optimizer is built and any state restored, how many classes and dimensions."""
+
+    def forward(self, embedding: Tensor, labels: Tensor) -> Tensor:
+        """The term that is added to the loss.
+
+        Args:
+            embedding: `[B, d]` in float32 or float64, as the backbone gives it. Carries gradient.
+            labels: `int64 [B]`; samples with -1 have no identity and must not influence anything.
+
+        Returns:
+            A scalar, its weight included; 0 where no sample has an identity.
+        """
+        raise NotImplementedError
+
+    def advance(self) -> None:
+        """Commit the state of the last `forward`. Called after a step that was taken, never after a skipped one.
+
+        Until then a `forward` leaves no trace; of several, the last one counts.
+        """
+
+
+def unit(embedding: Tensor) -> Tensor:
+    """Embeddings at length 1, `[B, d] -> [B, d]`; 0, without gradient, where there is no direction."""
+    length = torch.linalg.vector_norm(embedding, dim=1)
+    return embedding * torch.where(length > SHORTEST, 1 / length.clamp(min=SHORTEST), 0.0)[:, None]
+
+
+AUXILIARIES: Registry[Auxiliary] = Registry("auxiliary")

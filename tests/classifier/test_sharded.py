@@ -1,0 +1,131 @@
+"""Every loss, sharded over real processes: what one process computes alone."""
+
+import copy
+from datetime import timedelta
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as multiprocessing
+
+from frtrain.classifier import CLASSIFIERS
+from frtrain.classifier.selection import Shard
+from frtrain.losses import LOSSES
+from frtrain.processes import Processes
+
+CLASSES, SIZE = 13, 6
+BATCH = ([0, 3, 12, -1, 3, 5, 7, 12, 1], [0, 3, 12, -1, 3, 5, 7, 12, 1, 4])
+"""Labels of two steps; 9 rows over 2 or 3 processes in unequal parts."""
+
+BLOCKWISE = {"init_std": 0.3, "chunk": 4, "keep_mib": 0.0, "matmul": "float32"}
+
+
+def build(spec, engine, classes, processes, averaged=False):
+    torch.manual_seed(0)
+    head = LOSSES.build(spec)
+    return CLASSIFIERS.build(engine, head=head, classes=classes, embedding_size=SIZE, processes=processes).double()
+
+
+def batches():
+    for number, labels in enumerate(BATCH):
+        generator = torch.Generator().manual_seed(number)
+        yield 2 * torch.randn(len(labels), SIZE, dtype=torch.float64, generator=generator), torch.tensor(labels)
+
+
+def train(classifier, steps, rows=slice(None)):
+    """Loss, gradients and state of the last of `steps`."""
+    for embedding, labels in steps:
+        classifier.zero_grad()
+        leaf = embedding[rows].clone().requires_grad_()
+        loss, facts = classifier(leaf, labels[rows])
+        loss.backward()
+        classifier.advance()
+    found = {f"gradient of {name}": parameter.grad for name, parameter in classifier.named_parameters()}
+    found |= {name: buffer for name, buffer in classifier.named_buffers() if name != "draws"}
+    found |= {"loss": loss.detach(), "embedding": leaf.grad, "accuracy": facts.accuracy, **facts.diagnostics}
+    return copy.deepcopy(found)
+
+
+def cut(total, rank, count, uneven):
+    """The rows of a process: neighbours; `uneven` gives the first one all but one row for each of the others."""
+    if uneven:
+        first = max(0, total - count + 1)
+        return slice(0, first) if rank == 0 else slice(first + rank - 1, first + rank)
+    part = Shard.of(total, rank, count)
+    return slice(part.first, part.last)
+
+
+def worker(rank, count, folder, specs):
+    torch.set_num_threads(1)
+    store = dist.FileStore(f"{folder}/store", count)
+    dist.init_process_group("gloo", rank=rank, world_size=count, store=store, timeout=timedelta(seconds=120))
+    alone = Processes.current()
+    results = {}
+    for loss, spec in specs.items():
+        for name in ("sharded", "sampled"):
+            engine = {"name": name, **BLOCKWISE, **({"rate": 1.0} if name == "sampled" else {})}
+            results[loss, name] = train(
+                build(spec, engine, CLASSES, alone), [(e, y) for e, y in batches()], cut(9, rank, count, False)
+            )
+        for case in CASES:
+            results[loss, case] = special(case, spec, alone)
+    torch.save(results, f"{folder}/{rank}.pt")
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+CASES = ("few_classes", "uneven_rows", "fewer_rows_than_processes", "replicated")
+
+
+def special(case, spec, processes):
+    embedding, labels = next(iter(batches()))
+    engine = {"name": "sharded", **BLOCKWISE}
+    classes, rows = CLASSES, cut(len(labels), processes.rank, processes.count, False)
+    if case == "few_classes":
+        classes, labels = 2, labels % 2
+    elif case == "uneven_rows":
+        rows = cut(len(labels), processes.rank, processes.count, True)
+    elif case == "fewer_rows_than_processes":
+        embedding, labels = embedding[:1], labels[:1]
+        rows = slice(0, 1) if processes.rank == processes.count - 1 else slice(0, 0)
+    elif case == "replicated":
+        engine["name"] = "chunked"
+    return train(build(spec, engine, classes, processes), [(embedding, labels)], rows)
+
+
+def expected(spec, case):
+    embedding, labels = next(iter(batches()))
+    classes, steps = CLASSES, [(embedding, labels)]
+    if case == "few_classes":
+        classes, steps = 2, [(embedding, labels % 2)]
+    elif case == "fewer_rows_than_processes":
+        steps = [(embedding[:1], labels[:1])]
+    elif case in ("sharded", "sampled"):
+        steps = [(e[:9], y[:9]) for e, y in batches()]
+    return train(build(spec, {"name": "dense", "init_std": 0.3}, classes, Processes()), steps)
+
+
+@pytest.fixture(scope="module", params=[2, 3], ids=["two", "three"])
+def of_processes(request, tmp_path_factory, loss_spec):
+    """What each of the processes found, by (loss, case)."""
+    folder = tmp_path_factory.mktemp("shards")
+    specs = {name: loss_spec(name) for name in LOSSES.names()}
+    multiprocessing.spawn(worker, (request.param, str(folder), specs), nprocs=request.param)
+    return [torch.load(folder / f"{rank}.pt") for rank in range(request.param)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", ["sharded", "sampled", *CASES])
+def test_processes_find_what_one_alone_finds(every_loss, case, of_processes, loss_spec):
+    parts = [found[every_loss, case] for found in of_processes]
+    whole = expected(loss_spec(every_loss), case)
+    for name, value in whole.items():
+        if name == "embedding" or (name in ("gradient of centres", "gradient of bias") and case != "replicated"):
+            ours = [torch.cat([part[name] for part in parts])]
+        else:
+            ours = [part[name] for part in parts]  # the same on every process
+        for tensor in ours:
+            tolerance = 1e-9 * max(1e-6, value.double().abs().max().item())
+            torch.testing.assert_close(
+                tensor, value, rtol=0, atol=tolerance, msg=lambda text, name=name: f"{name}: {text}"
+            )

@@ -23,7 +23,7 @@ Dividing by a tiny length instead would send a gradient of that size, reversed, 
 
 Matmul = Literal["float32", "bf16_gradients", "bf16"]
 """Precision of the matrix products of a block: float32 (or wider, as the tensors are) throughout; similarities in
-float32 and gradients in bfloat16, so that hard masks are those of float32; or everything in bfloat16."""
+float32 and gradients in bfloat16, so that hard masks are those of float32; or everything in bfloat16 (but distances)."""
 
 
 def inverse_length(vectors: Tensor) -> Tensor:
@@ -150,7 +150,7 @@ class Block:
         return self._times_centres(gradient, centres).addcmul_(batch, gradient.sum(dim=1)[:, None], value=-1)
 
     def _product(self, centres: Tensor) -> Tensor:
-        if self.matmul == "bf16":
+        if self.matmul == "bf16" and self.geometry != "euclidean":  # differences of squares need all their digits
             return (self._narrow @ centres.bfloat16().T).to(self._batch.dtype)
         return torch.mm(self._batch, centres.T)
 

@@ -9,7 +9,7 @@ VERBS: dict[str, str] = {
     "train": "train a network (the default verb)",
     "align": "photographs to aligned 112x112 crops",
     "evaluate": "verification accuracy of a trained model",
-    "inspect": "look at a data set, or list backbones and losses",
+    "inspect": "look at a data set, list backbones and losses, draw losses",
     "doctor": "what this machine has, and what frtrain will choose because of it",
 }
 """Every verb with one line of help."""

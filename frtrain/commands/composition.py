@@ -143,6 +143,8 @@ def _explain(verb: str, error: Exception, overrides: Sequence[str]) -> str:
     if "Config group override" in text:
         wrong = [choice for choice in chosen if choice.partition("=")[2] not in choices(choice.partition("=")[0])]
         return f"{', '.join(wrong)}: a choice is made by its name, e.g. {groups[0]}={choices(groups[0])[0]}"
+    if ambiguous := re.search(r"Ambiguous value for argument '([^']+)'", text):
+        return f"{ambiguous[1]}: several values are a sweep, which needs -m"
     if isinstance(error, MissingConfigException):
         missing = re.search(r"Could not find '([^']+)'", text) or re.search(r"Could not load '?([^'\s]+)", text)
         if missing and "/" in missing[1]:
@@ -156,6 +158,8 @@ def _explain(verb: str, error: Exception, overrides: Sequence[str]) -> str:
     if key and isinstance(error, ConfigCompositionException):
         name = full_key[1] if full_key else key[1]
         parent, _, leaf = name.rpartition(".")
+        if name in groups:
+            return f"{name}: nothing is chosen; choose one first with {name}=..., e.g. {name}={choices(name)[0]}"
         known = _known_keys(verb, parent, chosen)
         where = f" (known: {', '.join(known)})" if known else ""
         return f"{name}: unknown key{nearest(leaf, known)}{where}"

@@ -1,13 +1,15 @@
-"""`python -m frtrain inspect`: what a data set holds, or which losses and backbones there are."""
+"""`python -m frtrain inspect`: what a data set holds, which losses and backbones there are, what a loss looks like."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
+from annotated_types import Ge, Interval, Len
+from hydra.core.hydra_config import HydraConfig
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.markup import escape
@@ -16,38 +18,66 @@ from rich.table import Table
 
 from frtrain.backbones import BACKBONES, cost_of
 from frtrain.commands.composition import choices, group_defaults
+from frtrain.commands.inspect_losses import chosen_losses, draw, loss_table
 from frtrain.data import SOURCES, Source
 from frtrain.data.images import write_png_or_jpeg
 from frtrain.errors import ConfigError, DataError, ImageError
-from frtrain.losses import LOSSES
-from frtrain.schema import Section
+from frtrain.losscurves.curves import Scene
+from frtrain.losscurves.picture import DASHES
+from frtrain.schema import NonNegativeInt, Positive, Section
 
 EXAMPLES = """
 python -m frtrain inspect data=folder data.root=/faces/crops   counts, and every unreadable image
 python -m frtrain inspect sheet=synthetic.png                  a contact sheet of the embedded synthetic faces
-python -m frtrain inspect losses                               all losses with their defaults
+python -m frtrain inspect losses                               all losses: papers, formulas, defaults
+python -m frtrain inspect loss=arcface loss.margin=0.3         a picture: logits, gradients and boundary over the angles
+python -m frtrain inspect 'compare=[arcface,sv_softmax]'       several losses over each other in one picture
+python -m frtrain inspect 'compare=[{loss: sv_softmax, t: 1.1}, {loss: sv_softmax, t: 1.4}]'
 python -m frtrain inspect backbones                            all backbones with parameters and cost
 """
 
 POSITIONAL = "what"
 SHOWN_PROBLEMS = 20
 SHEET_IDENTITIES, SHEET_IMAGES = 8, 10
+LOSSES_ON_A_PAGE, NORMS_OF_A_LOSS = 7, 5
 
 
 class Config(Section):
     """What to look at.
 
     Attributes:
-        what: data, losses or backbones.
+        what: losses or backbones for a list of them, data for `data`; auto: the losses of `loss` and `compare` if there
+            are any, otherwise `data`.
         data: the source to look at.
         read: whether every image is decoded.
         sheet: PNG to write a contact sheet to.
+        loss: the loss to draw.
+        compare: more losses to draw, by name, or by name and parameters that differ from its defaults.
+        picture: PNG to draw them to; null: a name of their own beneath runs/pictures.
+        classes: how many identities a loss is told there are.
+        angles: degrees at which the other angle is held while one varies.
+        norms: lengths of the embedding, for losses that react to it; null: by geometry.
+        steps: training steps that the state of a loss has behind it.
+        dots_per_inch: of the picture, 11.4 x 7.3 inches.
     """
 
-    what: Literal["data", "losses", "backbones"]
+    what: Literal["auto", "data", "losses", "backbones"]
     data: dict[str, Any]
     read: Literal["all", "none"]
     sheet: str | None
+    loss: dict[str, Any] | None = None
+    compare: Annotated[list[str | dict[str, Any]], Len(max_length=LOSSES_ON_A_PAGE)]
+    picture: str | None
+    classes: Annotated[int, Ge(2)]
+    angles: Annotated[list[Annotated[float, Interval(ge=0, le=180)]], Len(1, len(DASHES))]
+    norms: Annotated[list[Positive], Len(1, NORMS_OF_A_LOSS)] | None
+    steps: NonNegativeInt
+    dots_per_inch: Annotated[int, Interval(ge=20, le=600)]
+
+    @property
+    def draws_losses(self) -> bool:
+        """Whether losses are to be drawn."""
+        return self.what == "auto" and (self.loss is not None or bool(self.compare))
 
 
 def check(config: Config) -> None:
@@ -56,15 +86,27 @@ def check(config: Config) -> None:
     Raises:
         ConfigError: naming the key.
     """
-    if config.what == "data":
+    if config.draws_losses:
+        for choice in chosen_losses(config.loss, None, config.compare):
+            choice.build()
+        if config.picture is not None and Path(config.picture).suffix.lower() != ".png":
+            raise ConfigError(f"picture={config.picture}: must end in .png")
+    elif config.what in ("auto", "data"):
         SOURCES.check(config.data)
 
 
 def run(config: Config) -> int:
-    """Print it. Returns 1 when images are unreadable."""
+    """Print or draw it. Returns 1 when images are unreadable."""
     console = Console(soft_wrap=True, highlight=False, emoji=False)
     if config.what == "losses":
-        _print_losses(console)
+        console.print(loss_table(console.width))
+    elif config.draws_losses:
+        norms = None if config.norms is None else tuple(config.norms)
+        scene = Scene(config.classes, tuple(config.angles), norms, config.steps)
+        option = HydraConfig.get().runtime.choices.get("loss") if HydraConfig.initialized() else None
+        chosen = chosen_losses(config.loss, option, config.compare)
+        path = draw(chosen, scene, config.picture, config.dots_per_inch)
+        console.print(f"picture: [cyan]{escape(str(path))}[/]")
     elif config.what == "backbones":
         _print_backbones(console)
     else:
@@ -129,20 +171,6 @@ def _write_sheet(source: Source, path: Path) -> None:
         write_png_or_jpeg(path, np.concatenate(rows, axis=0))
     except OSError as error:
         raise DataError(f"sheet={path}: cannot be written ({error.strerror})") from None
-
-
-def _print_losses(console: Console) -> None:
-    table = Table("loss", "what", "defaults", show_lines=True)
-    for entry in LOSSES:
-        summary = (entry.factory.__doc__ or "").strip().splitlines()[0]
-        names = ", ".join((entry.name, *entry.aliases))
-        parameters = group_defaults("loss", entry.name)
-        defaults = "  ".join(f"{key}={value}" for key, value in parameters.items() if key != "name")
-        table.add_row(names, escape(summary), escape(defaults))
-    console.print(table)
-    others = sorted(set(choices("loss")) - {name for entry in LOSSES for name in (entry.name, *entry.aliases)})
-    if others:
-        console.print(f"further settings of these: {', '.join(f'loss={name}' for name in others)}")
 
 
 def _print_backbones(console: Console) -> None:

@@ -23,13 +23,14 @@ class Threshold(NamedTuple):
 class SVSoftmax(Head[Threshold]):
     """SV-Softmax and SV-X-Softmax (Wang et al. 2018, arXiv 1812.11317).
 
-        T(theta_y) = cos(theta_y)  for `none`,      cos(theta_y) - m  for `am`,      cos(theta_y + m)  for `arc`
+        T(theta_y) = cos(theta_y) (none),   cos(theta_y) - m (am),   cos(theta_y + m) (arc)
         N(theta_k) = t cos(theta_k) + t - 1       where cos(theta_k) > T(theta_y), a support vector
                      cos(theta_k)                 elsewhere
         L = -log( exp(s T) / ( exp(s T) + sum_{k != y} exp(s N(theta_k)) ) )
 
     t >= 1; t = 1 is the margin loss alone. Raising the cosine of a support vector multiplies exp(s cos(theta_k)) by the
     paper's h = exp(s (t-1) (cos(theta_k) + 1)), but cannot overflow.
+
     The gradient of L to the cosine of a support vector is s t p_k, to another wrong class s p_k.
     Defaults: t 1.2 (an author: more is hard to converge, 1.4 may fail), m 0.35 for `am` (0.5 for `arc`), s 32.
     MV-Softmax (AAAI 2020) counts t from 0: its adaptive form with t = 0.2 is this loss with t = 1.2.

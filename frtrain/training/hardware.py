@@ -182,9 +182,9 @@ def choose_precision(
 ) -> Choice[torch.dtype | None]:
     """The autocast dtype of the backbone: `torch.bfloat16`, or None for plain float32.
 
-    `auto` takes bfloat16 where matrix units compute in it. On a CPU that means AMX: measured with IResNets, training in
-    bfloat16 is then 2 to 3 times as fast; with AVX512_BF16 alone it is no faster than float32 in the channels-last layout,
-    and without either it is 2 to 6 times slower.
+    `auto` takes bfloat16 where the hardware computes fast in it. On a CPU that means AMX, or AVX512_BF16 of AMD: measured
+    with IResNets (docs/performance.md), training in bfloat16 is then 2 to 3 times as fast; on Intel with AVX512_BF16 alone it
+    is no faster than float32 in the channels-last layout, and without either it is 2 to 6 times slower.
     """
     machine = machine or this_machine()
     bf16, fp32 = torch.bfloat16, None
@@ -206,6 +206,8 @@ def _bf16(device: torch.device, machine: Hardware) -> tuple[bool, str]:
         return False, "bfloat16 is not tested on mps"
     if machine.amx_bf16:
         return True, "the CPU has AMX units for bfloat16"
+    if machine.avx512_bf16 and "AMD" in machine.cpu:
+        return True, "the CPU computes in bfloat16 (AVX512_BF16 of AMD)"
     if machine.avx512_bf16:
         return False, "the CPU has AVX512_BF16 but no AMX: bfloat16 gains nothing over float32"
     return False, "the CPU has no bfloat16 instructions: it would be slower than float32"

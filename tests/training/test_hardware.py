@@ -70,12 +70,13 @@ def test_device_that_cannot_be_had_is_refused_by_name(name: str, machine: Hardwa
     [
         (CPU, LAPTOP, None),
         (CPU, replace(LAPTOP, cpu_flags=frozenset({"avx512_bf16"})), None),
+        (CPU, replace(LAPTOP, cpu="AMD EPYC", cpu_flags=frozenset({"avx512_bf16"})), torch.bfloat16),
         (CPU, AMX, torch.bfloat16),
         (CUDA, replace(LAPTOP, gpus=(GPU,)), torch.bfloat16),
         (CUDA, replace(LAPTOP, gpus=(OLD_GPU,)), None),
     ],
 )
-def test_automatic_precision_is_bfloat16_where_matrix_units_compute_in_it(
+def test_automatic_precision_is_bfloat16_where_the_hardware_is_fast_in_it(
     device: torch.device, machine: Hardware, dtype: torch.dtype | None
 ) -> None:
     assert choose_precision("auto", device, machine).value is dtype

@@ -34,6 +34,16 @@ BEGIN, END = "<!-- losses: begin -->", "<!-- losses: end -->"
 DOTS_PER_INCH, COLORS = 110, 48
 """Small enough for a page with a picture of each loss."""
 
+COMPARISONS = {
+    "margins": ("Margins", ["normface", "cosface", "arcface", "combined_margin", "sphereface_r"]),
+    "hard_classes": (
+        "Weights for hard classes",
+        ["arcface", "sv_softmax", "mv_softmax", "amm_softmax", "curricularface", "npcface"],
+    ),
+    "five_papers": ("The five papers", ["sv_softmax", "amm_softmax", "sface", "l2_softmax", "euclidean_margin"]),
+}
+"""Losses on one page: the picture's name, its title, and who is on it."""
+
 RECONSTRUCTED = """\
 > **A reconstruction.** The paper's equations could not be read: the formula is a reading of its abstract, and its defaults have
 > no evidence. Results must not be reported as the authors'."""
@@ -58,7 +68,10 @@ def main() -> None:
     PAGE.write_text(renewed)
     PICTURES.mkdir(parents=True, exist_ok=True)
     for name in options.pictures:
-        draw(name)
+        draw(name, [name])
+    if options.pictures == LOSSES.names():
+        for name, (_, losses) in COMPARISONS.items():
+            draw(f"compare_{name}", losses)
 
 
 def with_generated(page: str, text: str) -> str:
@@ -76,8 +89,12 @@ def generated() -> str:
     described = descriptions()
     lines = ["| `loss=` | paper | T or L | defaults |", "|---|---|---|---|"]
     lines += [table_line(item, options[item.name]) for item in described]
+    compared = [
+        f"### {title}\n\n![{', '.join(losses)}](pictures/losses/compare_{name}.png)"
+        for name, (title, losses) in COMPARISONS.items()
+    ]
     sections = [section(item, options[item.name]) for item in described]
-    return "\n".join(lines) + "\n\n" + "\n\n".join(sections)
+    return "\n".join(lines) + "\n\n" + "\n\n".join(compared + sections)
 
 
 def table_line(description: Description, options: dict[str, Spec]) -> str:
@@ -150,11 +167,11 @@ def linked(text: str) -> str:
     return re.sub(r"\bdoi (10\.\d+/[\w.]*\w)", r"[doi \1](https://doi.org/\1)", text)
 
 
-def draw(name: str) -> None:
-    """Write the picture of a loss."""
-    values: dict[str, Any] = compose_plain("inspect", [f"loss={name}"])
+def draw(name: str, losses: list[str]) -> None:
+    """Write a picture of one loss or of several over each other."""
+    values: dict[str, Any] = compose_plain("inspect", [])
     scene = Scene(values["classes"], tuple(values["angles"]), values["norms"], values["steps"])
-    picture = Image.open(io.BytesIO(picture_of(chosen_losses(values["loss"], name, []), scene, DOTS_PER_INCH)))
+    picture = Image.open(io.BytesIO(picture_of(chosen_losses(None, None, losses), scene, DOTS_PER_INCH)))
     target = PICTURES / f"{name}.png"
     picture.convert("RGB").quantize(COLORS, method=Image.Quantize.MAXCOVERAGE).save(target, optimize=True)
     print(f"{target}: {target.stat().st_size / 1000:.0f} kB")

@@ -44,6 +44,13 @@ def test_every_loss_has_a_picture_that_a_page_can_hold(loss: str, text: str):
         assert picture.size[0] > 800
 
 
+def test_comparisons_have_pictures(pages: ModuleType, text: str):
+    for name, (_, losses) in pages.COMPARISONS.items():
+        assert f"(pictures/losses/compare_{name}.png)" in text, HINT
+        assert (ROOT / "docs" / "pictures" / "losses" / f"compare_{name}.png").stat().st_size < 100_000
+        assert set(losses) <= set(LOSSES.names())
+
+
 def test_what_is_written_by_hand_is_kept(pages: ModuleType):
     page = f"before {pages.BEGIN}old{pages.END} after"
     assert pages.with_generated(page, "new") == f"before {pages.BEGIN}\nnew\n{pages.END} after"

@@ -7,7 +7,16 @@ from typing import Annotated, Any, Literal
 from annotated_types import Ge, Interval, MinLen
 from pydantic import StringConstraints, model_validator
 
-from frtrain.schema import Fraction, Positive, PositiveInt, Section, Seed
+from frtrain.schema import (
+    Fraction,
+    FractionBelowOne,
+    NonNegative,
+    NonNegativeInt,
+    Positive,
+    PositiveInt,
+    Section,
+    Seed,
+)
 
 ComponentSpec = dict[str, Any]
 """`{"name": ..., parameter: value}`: a registered component; its parameters are checked by its own signature."""
@@ -19,7 +28,7 @@ class TrainerConfig(Section):
     Attributes:
         epochs: passes over the training images; or `max_steps`, whichever comes first. One of them is needed.
         max_steps: optimizer steps.
-        batch_size: images of one optimizer step are `batch_size * accumulate`.
+        batch_size: of all processes together; images of one optimizer step are `batch_size * accumulate`.
         accumulate: batches whose gradients are averaged before a step.
         clip_norm: gradients of backbone and class centres are scaled down to this joint L2 norm; null: not.
         device: auto, cpu, cuda, cuda:1, mps.
@@ -27,6 +36,7 @@ class TrainerConfig(Section):
         channels_last: memory layout of the backbone; auto where it is faster.
         workers: processes that decode images; auto by the number of cores; 0: in the training process.
         max_skipped_in_a_row: non-finite steps in a row after which the run stops.
+        sync_batch_norm: several processes with GPUs share their batch norm statistics; else each takes its own images'.
     """
 
     epochs: Positive | None
@@ -39,6 +49,7 @@ class TrainerConfig(Section):
     channels_last: Literal["auto"] | bool
     workers: Literal["auto"] | Annotated[int, Interval(ge=0, le=256)]
     max_skipped_in_a_row: PositiveInt
+    sync_batch_norm: bool
 
     @model_validator(mode="after")
     def _has_an_end(self) -> TrainerConfig:
@@ -93,6 +104,24 @@ class LogConfig(Section):
     progress: Literal["auto", "live", "plain", "none"]
 
 
+class ModifiersConfig(Section):
+    """What is put on top of the loss, see `frtrain.modifiers`.
+
+    Attributes:
+        margin_warmup_steps: steps over which margins grow linearly from 0; 0: off.
+        interclass_filter: cosine above which a wrong class is left alone; null: off.
+        label_smoothing: share of the target that is spread over all classes; 0: off.
+        focal_gamma: exponent of the focal factor (1 - p)^gamma of each sample; 0: off.
+        hard_mining: share of the samples of a batch, the hardest, that are learned from; 1: off.
+    """
+
+    margin_warmup_steps: NonNegativeInt
+    interclass_filter: Annotated[float, Interval(gt=-1, lt=1)] | None
+    label_smoothing: FractionBelowOne
+    focal_gamma: NonNegative
+    hard_mining: Annotated[float, Interval(gt=0, le=1)]
+
+
 class TrainConfig(Section):
     """A training run.
 
@@ -102,6 +131,7 @@ class TrainConfig(Section):
         run_dir: a given folder instead; if it holds a checkpoint, `resume=auto` goes on from it.
         resume: auto, never, or the path of a run or checkpoint to go on from.
         seed: of initial weights, order, augmentation, dropout and held-out identities.
+        auxiliary: a further loss on the embedding, e.g. `center`; null: none.
         suite: protocols evaluated after training, e.g. `lfw_view1`; null: none.
     """
 
@@ -114,6 +144,7 @@ class TrainConfig(Section):
     augment: ComponentSpec
     backbone: ComponentSpec
     loss: ComponentSpec
+    modifiers: ModifiersConfig
     classifier: ComponentSpec
     optimizer: ComponentSpec
     scheduler: ComponentSpec
@@ -121,4 +152,5 @@ class TrainConfig(Section):
     validation: ValidationConfig
     checkpoint: CheckpointConfig
     log: LogConfig
+    auxiliary: ComponentSpec | None = None
     suite: ComponentSpec | None = None

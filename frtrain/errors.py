@@ -4,9 +4,15 @@ from __future__ import annotations
 
 
 class FrtrainError(Exception):
-    """A problem with a clear cause and a remedy, both in the message."""
+    """A problem with a clear cause and a remedy, both in the message.
+
+    Attributes:
+        exit_code: of the command.
+        everywhere: every process of a run raises it alike, so that one of them tells it for all.
+    """
 
     exit_code = 1
+    everywhere = False
 
 
 class ConfigError(FrtrainError):
@@ -41,4 +47,10 @@ class CheckpointError(FrtrainError):
 
 
 class TrainingError(FrtrainError):
-    """Training cannot go on: the message says which tensor, step or file stopped it."""
+    """Training cannot go on: the message says which tensor or step stopped it."""
+
+    everywhere = True
+
+
+class EndedElsewhereError(FrtrainError):
+    """Another process of the run has failed. Its own message says why."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType, TracebackType
@@ -18,6 +19,8 @@ STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 class StoppedError(FrtrainError):
     """The work was stopped by a signal, and can go on. The exit code is the shell's 128 + signal number unless given."""
 
+    everywhere = True
+
     def __init__(self, signal_number: int, message: str, exit_code: int | None = None):
         super().__init__(f"by {signal.Signals(signal_number).name}: {message}")
         self.exit_code = 128 + signal_number if exit_code is None else exit_code
@@ -28,12 +31,18 @@ class StopRequest:
 
     Outside the main thread, where Python takes no signals, it never holds a note.
 
+    Args:
+        echo_seconds: what comes so soon after the first is the same request on another way (a scheduler tells torchrun
+            and its processes, and torchrun tells them again).
+
     Attributes:
         signal: the one that came, or None.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, echo_seconds: float = 0.0) -> None:
         self.signal: signal.Signals | None = None
+        self._echo_seconds = echo_seconds
+        self._noted_at: float | None = None
         self._before: dict[signal.Signals, Any] = {}
 
     @property
@@ -57,8 +66,14 @@ class StopRequest:
         self._restore()
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        self.signal = signal.Signals(number)
-        self._restore()
+        now = time.monotonic()
+        if self._noted_at is None:
+            self.signal, self._noted_at = signal.Signals(number), now
+            if not self._echo_seconds:
+                self._restore()
+        elif now - self._noted_at > self._echo_seconds:
+            self._restore()
+            signal.raise_signal(number)
 
     def _restore(self) -> None:
         while self._before:

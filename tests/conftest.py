@@ -38,18 +38,27 @@ def crop(identity: int, sample: int) -> np.ndarray:
     return np.clip(np.kron(blobs, np.ones((28, 28, 1))) + noise, 0, 255).astype(np.uint8)
 
 
-@pytest.fixture
-def crops_folder(tmp_path: Path) -> Callable[..., Path]:
-    """Make `<tmp>/crops/<identity>/<n>.png` of learnable stand-ins."""
+@pytest.fixture(scope="session")
+def make_crops() -> Callable[[Path, int, int], Path]:
+    """Make `<root>/<identity>/<n>.png` of learnable stand-ins."""
 
-    def make(identities: int = 8, images: int = 6, name: str = "crops") -> Path:
-        root = tmp_path / name
+    def make(root: Path, identities: int = 8, images: int = 6) -> Path:
         for identity in range(identities):
             folder = root / f"person_{identity:03d}"
             folder.mkdir(parents=True)
             for sample in range(images):
                 Image.fromarray(crop(identity, sample)).save(folder / f"{sample}.png", compress_level=1)
         return root
+
+    return make
+
+
+@pytest.fixture
+def crops_folder(tmp_path: Path, make_crops: Callable[[Path, int, int], Path]) -> Callable[..., Path]:
+    """Make `<tmp>/crops/<identity>/<n>.png` of learnable stand-ins."""
+
+    def make(identities: int = 8, images: int = 6, name: str = "crops") -> Path:
+        return make_crops(tmp_path / name, identities, images)
 
     return make
 

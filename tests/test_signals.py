@@ -32,6 +32,21 @@ def test_a_second_ctrl_c_interrupts_at_once():
             signal.raise_signal(signal.SIGINT)
 
 
+def test_the_same_request_on_another_way_changes_nothing():
+    with StopRequest(echo_seconds=60) as stop:
+        signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)
+        assert stop.signal == signal.SIGTERM
+
+
+@pytest.mark.usefixtures("_ctrl_c_interrupts")
+def test_a_second_ctrl_c_that_is_no_echo_interrupts():
+    with StopRequest(echo_seconds=1e-9):
+        signal.raise_signal(signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+
+
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 0), (signal.SIGUSR1, 0)])
 def test_only_ctrl_c_ends_with_an_error(number: signal.Signals, status: int):
     with StopRequest() as stop:

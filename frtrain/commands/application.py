@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
+import time
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from importlib import import_module
 from types import ModuleType
 from typing import Any
@@ -28,11 +31,14 @@ from frtrain.commands.composition import (
     saved_overrides,
 )
 from frtrain.config_files import config_folder
-from frtrain.errors import ConfigError, FrtrainError
+from frtrain.errors import ConfigError, EndedElsewhereError, FrtrainError
 from frtrain.schema import nearest, parse
 from frtrain.signals import StoppedError, orderly_end
 
 SWEEP_FLAGS = ("-m", "--multirun")
+
+GRACE_SECONDS = 10.0
+"""Time for torchrun to end a process whose fellow failed."""
 
 
 def run_verb(arguments: Sequence[str]) -> int:
@@ -53,10 +59,12 @@ def _run_in_order(verb: str, arguments: list[str]) -> int:
         flags = [argument for argument in arguments if argument.startswith("-")]
         overrides = [_named(verb, argument) for argument in arguments if not argument.startswith("-")]
         sweep = any(flag in SWEEP_FLAGS for flag in flags)
-        if sweep or not flags:
-            overrides = _with_saved_overrides(overrides)
-            _check(verb, overrides, sweep)
-        return _run_hydra(verb, [*flags, *overrides] if sweep or not flags else arguments, sweep)
+        with _process_group(verb):
+            if sweep or not flags:
+                with _all_or_none():
+                    overrides = _with_saved_overrides(overrides)
+                    _check(verb, overrides, sweep)
+            return _run_hydra(verb, [*flags, *overrides] if sweep or not flags else arguments, sweep)
     except FrtrainError as error:
         return _tell(error)
     except KeyboardInterrupt:
@@ -118,7 +126,7 @@ def _run_hydra(verb: str, arguments: list[str], sweep: bool) -> int:
             sys.exit(_tell(stopped))  # ends a sweep, too
         except FrtrainError as error:
             statuses.append(_tell(error))
-        if statuses[-1] and not sweep:
+        if statuses[-1] and (not sweep or _processes() > 1):  # several may have failed at different places
             sys.exit(statuses[-1])
 
     sys.argv = [f"frtrain {verb}", *arguments]
@@ -126,7 +134,43 @@ def _run_hydra(verb: str, arguments: list[str], sweep: bool) -> int:
     return max(statuses, default=0)
 
 
+def _processes() -> int:
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def _process_group(verb: str) -> AbstractContextManager[None]:
+    """That of torchrun's processes, where there are several and the verb works with them."""
+    if _processes() == 1 or verb != "train":
+        return contextlib.nullcontext()
+    from frtrain.training.distributed import process_group
+
+    return process_group()
+
+
+def _all_or_none() -> AbstractContextManager[None]:
+    """Within this context several processes fail together, with one message."""
+    if _processes() == 1:
+        return contextlib.nullcontext()
+    from frtrain.processes import Processes
+    from frtrain.training.distributed import all_or_none
+
+    return all_or_none(Processes.current())
+
+
+def _leave_the_word_to_others(error: FrtrainError) -> None:
+    """Let the process that tells what happened end first: torchrun then ends this one, and names that one's status."""
+    if error.exit_code:
+        time.sleep(1.0 if isinstance(error, StoppedError) else GRACE_SECONDS)
+
+
 def _tell(error: FrtrainError) -> int:
+    rank, several = int(os.environ.get("RANK", "0")), _processes() > 1
+    if several and error.everywhere and rank > 0:
+        _leave_the_word_to_others(error)
+        return error.exit_code
+    if isinstance(error, EndedElsewhereError):
+        _leave_the_word_to_others(error)
+    where = f"rank {rank}: " if several and not error.everywhere else ""
     with contextlib.suppress(BrokenPipeError):
         label, color = "error:", "red"
         if isinstance(error, ConfigError):
@@ -134,7 +178,7 @@ def _tell(error: FrtrainError) -> int:
         elif isinstance(error, StoppedError):
             label, color = "stopped", "yellow"
         Console(stderr=True, soft_wrap=True, emoji=False).print(
-            f"[bold {color}]{label}[/] {escape(str(error))}", highlight=False
+            f"[bold {color}]{label}[/] {escape(where + str(error))}", highlight=False
         )
     return error.exit_code
 

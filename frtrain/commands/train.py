@@ -13,14 +13,18 @@ from rich.console import Console
 
 from frtrain.config import TrainConfig
 from frtrain.deploy.embedder import Embedder
-from frtrain.errors import FrtrainError, TrainingError
+from frtrain.errors import EndedElsewhereError, FrtrainError, TrainingError
 from frtrain.evaluation import SUITES, Report
 from frtrain.evaluation.identities import identities_report
 from frtrain.evaluation.pairs import pairs_from_labels
 from frtrain.evaluation.report import write_report
+from frtrain.processes import Processes
 from frtrain.signals import StoppedError, StopRequest
 from frtrain.training.build import check_components, prepare, run_folder_for
+from frtrain.training.checkpoint import Checkpoint, read_checkpoint
 from frtrain.training.console import ConsoleLines, LogFile
+from frtrain.training.distributed import all_or_none, lost_processes_told, shared
+from frtrain.training.hardware import this_machine
 from frtrain.training.loop import train
 from frtrain.training.resume import checkpoint_to_resume
 from frtrain.training.run import Run
@@ -30,8 +34,12 @@ EXAMPLES = """
 python -m frtrain                                      trains on synthetic faces, on whatever is here
 python -m frtrain loss=sv_softmax backbone=iresnet50 data=folder data.root=/faces/casia
 python -m frtrain resume=runs/NAME/TIME                goes on where a run stopped
+torchrun --nproc-per-node=8 -m frtrain loss=arcface    one process for each of eight GPUs
 python -m frtrain -m loss=arcface,sv_softmax seed=1,2  a sweep
 """
+
+ECHO_SECONDS = 3.0
+"""Within which a second stop signal is taken for torchrun's copy of the first."""
 
 Config = TrainConfig
 log = logging.getLogger("frtrain")
@@ -51,40 +59,53 @@ def run(config: TrainConfig) -> None:
 
     Raises:
         StoppedError: a signal ended the run; its checkpoint is written and the message says how to go on.
+        EndedElsewhereError: another process of the run failed.
         FrtrainError: anything else that the user can act on.
     """
+    processes = Processes.current()
     console = Console(soft_wrap=True, highlight=False, emoji=False)
-    folder = run_folder_for(config)
+    own_folder: RunFolder | None = None
     handlers: list[logging.Handler] = []
     try:
-        handlers = _log_to(folder, console)
-        _run(config, folder, console)
+        with lost_processes_told():
+            with all_or_none(processes):
+                if processes.rank == 0:
+                    own_folder = run_folder_for(config)
+                handlers = _log_to(own_folder, console, processes.rank)
+            path = shared(processes, None if own_folder is None else str(own_folder.path))
+            _run(config, own_folder or RunFolder(Path(str(path))), console, processes)
     except (FrtrainError, KeyboardInterrupt) as error:
         log.debug("%s: %s", type(error).__name__, error)
         raise
     finally:
-        folder.unlock()
+        if own_folder is not None:
+            own_folder.unlock()
         for handler in handlers:
             logging.getLogger("frtrain").removeHandler(handler)
             handler.close()
 
 
-def _run(config: TrainConfig, folder: RunFolder, console: Console) -> None:
-    checkpoint = checkpoint_to_resume(config, folder)
-    folder.remove_leftovers()
-    log.info("run folder %s", folder.path)
-    if checkpoint is not None:
-        log.info("going on from %s", checkpoint.path)
+def _run(config: TrainConfig, folder: RunFolder, console: Console, processes: Processes) -> None:
+    first = processes.rank == 0
+    checkpoint = _checkpoint(config, folder, processes)
     prepared = prepare(config, folder, checkpoint, console)
     run = prepared.run
     overrides = list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
-    folder.write_facts(config.model_dump(), [text for text in overrides if not text.startswith("resume=")], run.device)
+    with all_or_none(processes):
+        if first:
+            kept = [text for text in overrides if not text.startswith("resume=")]
+            folder.write_facts(config.model_dump(), kept, run.device, processes.count)
     began = time.monotonic()
     try:
         if not run.finished:
-            with StopRequest() as stop:
+            with StopRequest(ECHO_SECONDS if processes.count > 1 else 0) as stop:
                 try:
-                    train(run, prepared.loader, prepared.observers, stop)
+                    with lost_processes_told():
+                        train(run, prepared.loader, prepared.observers, stop)
+                except EndedElsewhereError:
+                    if stop.signal is not None:  # torchrun ends this process because of the other one
+                        raise SystemExit(128 + stop.signal) from None
+                    raise
                 finally:
                     folder.in_use = run.state.step > 0
             if stop.signal is not None and not run.finished:
@@ -93,13 +114,36 @@ def _run(config: TrainConfig, folder: RunFolder, console: Console) -> None:
             raise TrainingError(
                 f"all {run.state.step} steps were skipped because loss or gradients were not finite: nothing was learned"
             )
-        try:
-            reports = _reports(run)
-        except FrtrainError:
-            log.error("training is finished and saved in %s; only its report failed", folder.checkpoints / "last")
-            raise
+        with all_or_none(processes):
+            if first:
+                _report(run, began)
     finally:
         run.logbook.close()
+
+
+def _checkpoint(config: TrainConfig, folder: RunFolder, processes: Processes) -> Checkpoint | None:
+    """The checkpoint to go on from, which process 0 chooses and all read."""
+    checkpoint: Checkpoint | None = None
+    with all_or_none(processes):
+        if processes.rank == 0:
+            checkpoint = checkpoint_to_resume(config, folder)
+            folder.remove_leftovers()
+            log.info("run folder %s", folder.path)
+            if checkpoint is not None:
+                log.info("going on from %s", checkpoint.path)
+    path = shared(processes, None if checkpoint is None else str(checkpoint.path))
+    with all_or_none(processes):
+        if path is not None and checkpoint is None:
+            checkpoint = read_checkpoint(Path(path))
+    return checkpoint
+
+
+def _report(run: Run, began: float) -> None:
+    try:
+        reports = _reports(run)
+    except FrtrainError:
+        log.error("training is finished and saved in %s; only its report failed", run.folder.checkpoints / "last")
+        raise
     _summarise(run, reports, time.monotonic() - began)
 
 
@@ -141,21 +185,28 @@ def _summarise(run: Run, reports: dict[str, tuple[Report, Path]], seconds: float
 
 def _how_to_go_on(run: Run) -> str:
     path = shlex.quote(f"resume={run.folder.path}")
+    ranks = this_machine().local_ranks
+    start = "python" if run.processes.count == 1 else f"torchrun --nproc-per-node={ranks}"
     return (
         f"after step {run.state.step} of {run.total_steps}, a checkpoint is written. "
-        f"Go on with: python -m frtrain {path}"
+        f"Go on with: {start} -m frtrain {path}"
     )
 
 
-def _log_to(folder: RunFolder, console: Console) -> list[logging.Handler]:
-    screen = ConsoleLines(console)
-    try:
-        file = LogFile(folder.log)
-    except OSError as error:
-        raise FrtrainError(f"{folder.log}: cannot be written ({error.strerror})") from None
+def _log_to(folder: RunFolder | None, console: Console, rank: int) -> list[logging.Handler]:
+    """Everything to the screen and to the folder's log; warnings to stderr from a process that has no folder."""
+    handlers: list[logging.Handler]
+    if folder is None:
+        stderr = Console(stderr=True, soft_wrap=True, highlight=False, emoji=False)
+        handlers = [ConsoleLines(stderr, logging.WARNING, f"rank {rank}: ")]
+    else:
+        try:
+            handlers = [ConsoleLines(console), LogFile(folder.log)]
+        except OSError as error:
+            raise FrtrainError(f"{folder.log}: cannot be written ({error.strerror})") from None
     logger = logging.getLogger("frtrain")
     logger.setLevel(logging.DEBUG)
     logger.propagate = False
-    for handler in (screen, file):
+    for handler in handlers:
         logger.addHandler(handler)
-    return [screen, file]
+    return handlers

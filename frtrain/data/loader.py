@@ -24,12 +24,12 @@ warnings.filterwarnings("ignore", message="This DataLoader will create", categor
 
 @dataclass(frozen=True)
 class Batch:
-    """Samples of one step.
+    """Samples of one step that this process trains on.
 
     Attributes:
-        images: `uint8 [B, 3, H, W]`, RGB.
-        labels: `int64 [B]`.
-        indices: `int64 [B]`, positions in the source.
+        images: `uint8 [b, 3, H, W]`, RGB.
+        labels: `int64 [b]`.
+        indices: `int64 [b]`, positions in the source.
     """
 
     images: torch.Tensor
@@ -66,11 +66,11 @@ class AugmentedSamples(Dataset):  # type: ignore[type-arg]
 class KeyBatches:
     """The keys of `count` batches, in the form that torch's loader iterates."""
 
-    def __init__(self, order: ShuffledOrder, position: int, batch_size: int, count: int):
-        self.order, self.position, self.batch_size, self.count = order, position, batch_size, count
+    def __init__(self, order: ShuffledOrder, position: int, batch_size: int, count: int, rows: slice):
+        self.order, self.position, self.batch_size, self.count, self.rows = order, position, batch_size, count, rows
 
     def __iter__(self) -> Iterator[list[SampleKey]]:
-        return self.order.batches(self.position, self.batch_size, self.count)
+        return self.order.batches(self.position, self.batch_size, self.count, self.rows)
 
     def __len__(self) -> int:
         return self.count
@@ -82,30 +82,39 @@ class TrainingLoader:
     Args:
         source: labelled crops.
         augmentation: applied per sample with its own generator.
-        batch_size: images per batch.
+        batch_size: images per batch, of all processes that train together.
         seed: of order and augmentation.
         workers: decoding processes; 0 decodes in the calling process. Does not change the batches.
         pin_memory: page-locked batches, for asynchronous copies to a GPU.
+        rows: of each batch, those that are this process's; only they are decoded.
     """
 
     def __init__(
-        self, source: Source, augmentation: Augmentation, batch_size: int, seed: int, workers: int, pin_memory: bool
+        self,
+        source: Source,
+        augmentation: Augmentation,
+        batch_size: int,
+        seed: int,
+        workers: int,
+        pin_memory: bool,
+        rows: slice = slice(None),
     ):
         self.order = ShuffledOrder(len(source), seed)
         self.samples = AugmentedSamples(source, augmentation, seed)
         self.batch_size = batch_size
         self.workers = workers
         self.pin_memory = pin_memory
+        self.rows = rows
 
     def batches(self, position: int, count: int) -> Iterator[Batch]:
-        """`count` batches, the first starting at `position` samples consumed.
+        """This process's rows of `count` batches, the first starting at `position` samples consumed.
 
         Raises:
             DataError: an image cannot be decoded; the message names it.
         """
         loader: DataLoader[Batch | ImageError] = DataLoader(
             self.samples,
-            batch_sampler=KeyBatches(self.order, position, self.batch_size, count),
+            batch_sampler=KeyBatches(self.order, position, self.batch_size, count, self.rows),
             num_workers=self.workers,
             collate_fn=collate,
             pin_memory=self.pin_memory,
@@ -115,7 +124,9 @@ class TrainingLoader:
         try:
             for batch in loader:
                 if isinstance(batch, ImageError):
-                    raise DataError(f"{batch}. Remove or replace the file; `python -m frtrain inspect data=...` lists all")
+                    raise DataError(
+                        f"{batch}. Remove or replace the file; `python -m frtrain inspect data=...` lists all"
+                    )
                 yield batch
         except RuntimeError as error:
             if "DataLoader worker" not in str(error):

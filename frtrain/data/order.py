@@ -45,10 +45,12 @@ class ShuffledOrder:
         epoch, offset = divmod(position, self.size)
         return SampleKey(epoch, int(self.permutation(epoch)[offset]))
 
-    def batches(self, position: int, batch_size: int, count: int) -> Iterator[list[SampleKey]]:
-        """`count` batches of keys from `position` on."""
+    def batches(
+        self, position: int, batch_size: int, count: int, rows: slice = slice(None)
+    ) -> Iterator[list[SampleKey]]:
+        """The keys of some rows of each of `count` batches, from `position` on."""
         for start in range(position, position + count * batch_size, batch_size):
-            yield [self.key(at) for at in range(start, start + batch_size)]
+            yield [self.key(at) for at in range(start, start + batch_size)[rows]]
 
 
 def sample_generator(seed: int, key: SampleKey) -> np.random.Generator:

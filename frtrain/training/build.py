@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 import time
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
+from frtrain.auxiliary import AUXILIARIES
 from frtrain.backbones import BACKBONES
 from frtrain.classifier import CLASSIFIERS
+from frtrain.classifier.selection import Shard
 from frtrain.config import TrainConfig
 from frtrain.data import SOURCES
 from frtrain.data.augmentation import AUGMENTATIONS
@@ -21,16 +25,20 @@ from frtrain.data.loader import TrainingLoader
 from frtrain.data.preprocessing import Preprocessing
 from frtrain.data.source import Preparable, Source
 from frtrain.data.subset import check_source, hold_out_identities
-from frtrain.errors import ConfigError
+from frtrain.errors import ConfigError, DataError
 from frtrain.evaluation import SUITES
 from frtrain.losses import LOSSES
+from frtrain.modifiers import modified
+from frtrain.processes import Processes
 from frtrain.training.checkpoint import Checkpoint
+from frtrain.training.distributed import all_or_none, shared
 from frtrain.training.hardware import (
     choose_channels_last,
     choose_device,
     choose_precision,
     choose_threads,
     choose_workers,
+    this_machine,
 )
 from frtrain.training.logbook import JsonLines, Logbook, Logger, TensorBoard
 from frtrain.training.observers.base import Observer
@@ -44,6 +52,7 @@ from frtrain.training.resume import check_same_data
 from frtrain.training.run import Run
 from frtrain.training.run_folder import RunFolder, run_folder_of
 from frtrain.training.schedule import SCHEDULERS
+from frtrain.training.shards import shards_of
 from frtrain.training.state import TrainingState
 
 log = logging.getLogger(__name__)
@@ -65,18 +74,17 @@ def check_components(config: TrainConfig) -> None:
         ConfigError: naming the key.
         DataError: a file that the suite needs is missing.
     """
-    processes = int(os.environ.get("WORLD_SIZE", "1"))
-    if processes > 1:
-        raise ConfigError(f"WORLD_SIZE={processes}: this version trains in one process; start it without torchrun")
     SOURCES.check(config.data)
     AUGMENTATIONS.build(config.augment)
     with torch.device("meta"):  # checks the shape without allocating it
         BACKBONES.build(config.backbone)
-    LOSSES.build(config.loss)
-    CLASSIFIERS.check(config.classifier, "head", "classes", "embedding_size")
+    modified(LOSSES.build(config.loss), config.modifiers)
+    if config.auxiliary is not None:
+        AUXILIARIES.build(config.auxiliary)
+    CLASSIFIERS.check(config.classifier, "head", "classes", "embedding_size", "processes")
     OPTIMIZERS.build(config.optimizer, groups=parameter_groups({"probe": torch.nn.Linear(1, 1)}))
     SCHEDULERS.build(config.scheduler, steps_per_epoch=1.0, total_steps=1)
-    choose_device(config.trainer.device)
+    _check_processes(config, Processes.current().count, choose_device(config.trainer.device).value)
     if config.checkpoint.metric not in metric_names():
         raise ConfigError(
             f"checkpoint.metric={config.checkpoint.metric}: no such metric (known: {', '.join(metric_names())})"
@@ -85,12 +93,53 @@ def check_components(config: TrainConfig) -> None:
         SUITES.build(config.suite).check()
 
 
+def _check_processes(config: TrainConfig, count: int, device: torch.device) -> None:
+    trainer = config.trainer
+    if trainer.batch_size < 2 * count:
+        raise ConfigError(
+            f"trainer.batch_size={trainer.batch_size}: is shared by {count} processes, and batch norm needs two images in "
+            f"each; use {2 * count} or more, or fewer processes"
+        )
+    if count > 1 and device.type not in ("cpu", "cuda"):
+        raise ConfigError(f"trainer.device={trainer.device}: several processes train on CPUs or CUDA devices")
+    if trainer.sync_batch_norm and count > 1 and device.type == "cpu":
+        raise ConfigError("trainer.sync_batch_norm=true: torch has it for GPUs only; on CPUs use false")
+
+
 def prepare(config: TrainConfig, folder: RunFolder, checkpoint: Checkpoint | None, console: Console) -> Prepared:
     """Build all parts of a run, restored to `checkpoint` if there is one.
 
     Raises:
         ConfigError, DataError, CheckpointError: what does not fit, by key, file or tensor.
+        EndedElsewhereError: the same of another process.
     """
+    processes = Processes.current(even=config.trainer.batch_size % Processes.current().count == 0, averaged=True)
+    with all_or_none(processes):
+        prepared = _build(config, folder, checkpoint, console, processes)
+    run = prepared.run
+    first_fingerprint = shared(processes, run.source.fingerprint)
+    with all_or_none(processes):
+        if run.source.fingerprint != first_fingerprint:
+            raise DataError(
+                f"this process has other data than the first one (fingerprint {run.source.fingerprint} here, "
+                f"{first_fingerprint} there): data must be the same on every machine"
+            )
+    if processes.count > 1:
+        # Its gradients are averaged over the processes; batch norm statistics, in every forward pass, are those of the first.
+        run.network = DistributedDataParallel(run.backbone, gradient_as_bucket_view=True)
+        log.info("%d processes, each with %s of %d images", processes.count, _shares(run), config.trainer.batch_size)
+    return prepared
+
+
+def _shares(run: Run) -> str:
+    smaller, more = divmod(run.config.trainer.batch_size, run.processes.count)
+    return f"{smaller} or {smaller + 1}" if more else f"{smaller}"
+
+
+def _build(
+    config: TrainConfig, folder: RunFolder, checkpoint: Checkpoint | None, console: Console, processes: Processes
+) -> Prepared:
+    """What `prepare` does without talking to the other processes."""
     trainer = config.trainer
     device = choose_device(trainer.device)
     precision = choose_precision(trainer.precision, device.value)
@@ -98,6 +147,8 @@ def prepare(config: TrainConfig, folder: RunFolder, checkpoint: Checkpoint | Non
     workers = choose_workers(trainer.workers, device.value)
     threads = choose_threads(workers.value)
     torch.set_num_threads(threads.value)
+    if device.value.type == "cuda":
+        torch.cuda.set_device(device.value)  # where NCCL works
     for what, choice in (
         ("device", device),
         ("precision", precision),
@@ -110,8 +161,9 @@ def prepare(config: TrainConfig, folder: RunFolder, checkpoint: Checkpoint | Non
 
     source = SOURCES.build(config.data)
     check_source(source)
-    if isinstance(source, Preparable):
-        _prepare_source(source, len(source), threads.value, console)
+    machine = this_machine()
+    if isinstance(source, Preparable) and machine.local_rank == 0:  # the others of this machine wait
+        _prepare_source(source, len(source), threads.value * machine.local_ranks, console)
     training, held_out = hold_out_identities(source, config.validation.fraction, config.seed)
     if checkpoint is not None:
         check_same_data(checkpoint, training)
@@ -119,13 +171,22 @@ def prepare(config: TrainConfig, folder: RunFolder, checkpoint: Checkpoint | Non
 
     torch.manual_seed(config.seed)
     memory_format = torch.channels_last if channels_last.value else torch.contiguous_format
-    backbone = BACKBONES.build(config.backbone).to(device.value).to(memory_format=memory_format)
+    network = BACKBONES.build(config.backbone)
+    embedding_size, backbone = network.embedding_size, cast(nn.Module, network)
+    if trainer.sync_batch_norm and processes.count > 1:
+        backbone = nn.SyncBatchNorm.convert_sync_batchnorm(backbone)
+    backbone.to(device.value).to(memory_format=memory_format)
     classifier = CLASSIFIERS.build(
         config.classifier,
-        head=LOSSES.build(config.loss),
+        head=modified(LOSSES.build(config.loss), config.modifiers),
         classes=len(training.classes),
-        embedding_size=int(backbone.embedding_size),
-    ).to(device.value)
+        embedding_size=embedding_size,
+        processes=processes,
+    )
+    if config.auxiliary is not None:
+        classifier.auxiliary = AUXILIARIES.build(config.auxiliary)
+        classifier.auxiliary.set_up(len(training.classes), embedding_size)
+    classifier.to(device.value)
 
     images_per_step = trainer.batch_size * trainer.accumulate
     steps_per_epoch = len(training) / images_per_step
@@ -134,6 +195,7 @@ def prepare(config: TrainConfig, folder: RunFolder, checkpoint: Checkpoint | Non
         trainer.max_steps or math.inf,
     )
     modules = {"backbone": backbone, "classifier": classifier}
+    divided = shards_of(classifier)
     optimization = Optimization(
         modules=modules,
         optimizer=OPTIMIZERS.build(config.optimizer, groups=parameter_groups(modules)),
@@ -141,14 +203,21 @@ def prepare(config: TrainConfig, folder: RunFolder, checkpoint: Checkpoint | Non
         accumulate=trainer.accumulate,
         clip_norm=trainer.clip_norm,
         max_skipped_in_a_row=trainer.max_skipped_in_a_row,
+        processes=processes,
+        divided=divided,
+        repeated=[name for name, _ in classifier.named_parameters(prefix="classifier") if name not in divided],
     )
+    share = Shard.of(trainer.batch_size, processes.rank, processes.count)
     run = Run(
         config=config,
         folder=folder,
+        processes=processes,
+        rows=slice(share.first, share.last),
         device=device.value,
         precision=precision.value,
         memory_format=memory_format,
         backbone=backbone,
+        network=backbone,
         classifier=classifier,
         optimization=optimization,
         preprocessing=Preprocessing(),
@@ -161,9 +230,11 @@ def prepare(config: TrainConfig, folder: RunFolder, checkpoint: Checkpoint | Non
     )
     if checkpoint is not None:
         run.restore(checkpoint)
-    observers = _observers(config, held_out)
-    progress = ProgressLine(console, config.log.progress, run.state.step, run.total_steps)
-    run.logbook = _logbook(config, folder, run.state.step, progress)
+    observers = _observers(config, held_out, processes.rank == 0)
+    if processes.rank == 0:
+        progress = ProgressLine(console, config.log.progress, run.state.step, run.total_steps)
+        run.logbook = _logbook(config, folder, run.state.step, progress)
+        observers.insert(0, progress)
     loader = TrainingLoader(
         source=training,
         augmentation=AUGMENTATIONS.build(config.augment),
@@ -171,8 +242,9 @@ def prepare(config: TrainConfig, folder: RunFolder, checkpoint: Checkpoint | Non
         seed=config.seed,
         workers=workers.value,
         pin_memory=device.value.type == "cuda",
+        rows=run.rows,
     )
-    return Prepared(run, loader, [progress, *observers])
+    return Prepared(run, loader, observers)
 
 
 def _prepare_source(source: Preparable, images: int, workers: int, console: Console) -> None:
@@ -200,10 +272,11 @@ def _logbook(config: TrainConfig, folder: RunFolder, step: int, progress: Progre
     return Logbook(loggers)
 
 
-def _observers(config: TrainConfig, held_out: Source | None) -> list[Observer]:
+def _observers(config: TrainConfig, held_out: Source | None, first: bool) -> list[Observer]:
+    """Those of one process; all but the pictures of the `first` one must be told of the same steps everywhere."""
     observers: list[Observer] = [Scalars(config.log.every_steps)]
     pictures_every_epochs = config.log.pictures_every_epochs if config.log.tensorboard else None
-    if pictures_every_epochs is not None:
+    if pictures_every_epochs is not None and first:
         observers.append(Pictures(pictures_every_epochs))
     if held_out is not None:
         observers.append(

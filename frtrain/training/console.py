@@ -14,15 +14,22 @@ STYLES = {logging.WARNING: "yellow", logging.ERROR: "red", logging.CRITICAL: "re
 
 
 class ConsoleLines(logging.Handler):
-    """Prints records of level INFO and above on a rich console, above a live progress line if there is one."""
+    """Prints records on a rich console, above a live progress line if there is one.
 
-    def __init__(self, console: Console):
-        super().__init__(logging.INFO)
+    Args:
+        console: where.
+        level: of the records that are shown.
+        prefix: before each message.
+    """
+
+    def __init__(self, console: Console, level: int = logging.INFO, prefix: str = ""):
+        super().__init__(level)
         self.console = console
+        self.prefix = prefix
 
     def emit(self, record: logging.LogRecord) -> None:
         """Print one record."""
-        text = escape(record.getMessage())
+        text = escape(f"{self.prefix}{record.getMessage()}")
         style = STYLES.get(record.levelno)
         clock = time.strftime("%H:%M:%S", time.localtime(record.created))
         try:

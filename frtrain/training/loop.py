@@ -4,28 +4,30 @@ from __future__ import annotations
 
 from frtrain.data.loader import TrainingLoader
 from frtrain.signals import StopRequest
+from frtrain.training.distributed import stop_together
 from frtrain.training.observers.base import Observer, StepFacts
 from frtrain.training.run import Run
 from frtrain.training.stopwatch import Stopwatch
 
 
 def train(run: Run, loader: TrainingLoader, observers: list[Observer], stop: StopRequest) -> None:
-    """Train from `run.state` to the last step, or to a stop request.
+    """Train from `run.state` to the last step, or to a stop request of any process.
 
     Raises:
         TrainingError: too many steps in a row were not finite.
         DataError: an image could not be decoded.
+        EndedElsewhereError: another process has failed.
     """
     state, optimization = run.state, run.optimization
     stopwatch = Stopwatch()
     batches_left = (run.total_steps - state.step) * optimization.accumulate
     for batch in stopwatch.waiting_for(loader.batches(state.position, batches_left)):
         run.seed_dropout()
-        with run.autocast():
-            embedding = run.backbone(run.network_input(batch.images))
+        with run.autocast(), run.accumulating():
+            embedding = run.network(run.network_input(batch.images))
         loss, facts = run.classifier(embedding.float(), batch.labels.to(run.device))
         optimization.backward(loss)
-        state.position += len(batch)
+        state.position += loader.batch_size
         if not optimization.due:
             continue
         applied = optimization.step(state.step)
@@ -34,7 +36,7 @@ def train(run: Run, loader: TrainingLoader, observers: list[Observer], stop: Sto
         state.advance(applied)
         for observer in observers:
             observer.after_step(run, StepFacts(batch, loss.detach(), facts, applied), stopwatch)
-        if stop.requested:
+        if stop_together(stop, run.processes):
             break
     for observer in observers:
         observer.after_run(run)

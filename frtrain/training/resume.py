@@ -18,7 +18,10 @@ FIXED = (
     "seed",
     "backbone",
     "loss",
-    "classifier",
+    "modifiers",
+    "auxiliary",
+    "classifier.name",
+    "classifier.rate",
     "augment",
     "optimizer.name",
     "trainer.batch_size",
@@ -26,6 +29,9 @@ FIXED = (
     "validation.fraction",
 )
 """Keys that cannot change within a run: another value makes another run."""
+
+ALIKE = {"auto", "dense", "chunked", "sharded"}
+"""Classifiers that compute the same; a run may go on with another of them."""
 
 FREE = ("name", "runs", "run_dir", "resume", "data", "log", "checkpoint", "suite", "trainer.workers", "trainer.device")
 """Keys that may change without a word; the data are compared by their fingerprint."""
@@ -83,7 +89,9 @@ def _compare(checkpoint: Checkpoint, config: TrainConfig) -> None:
         for key in sorted(then.keys() | now.keys())
         if then.get(key) != now.get(key) and not _below(key, FREE)
     }
-    fixed = [text for key, text in changed.items() if _below(key, FIXED)]
+    same_results = {str(leaves.get("classifier.name")) for leaves in (then, now)} <= ALIKE
+    free = ("classifier",) if same_results else ()
+    fixed = [text for key, text in changed.items() if _below(key, FIXED) and not _below(key, free)]
     if fixed:
         raise CheckpointError(
             f"{checkpoint.path}: belongs to a run of another configuration ({'; '.join(fixed)}). Take these back to go on, "

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from frtrain.classifier.base import Classifier
 from frtrain.config import TrainConfig
 from frtrain.data.preprocessing import Preprocessing
 from frtrain.data.source import Source
+from frtrain.processes import Processes
 from frtrain.training.checkpoint import Checkpoint, load_into, load_optimizer, optimizer_tensors
 from frtrain.training.logbook import Logbook
 from frtrain.training.optimization import Optimization
 from frtrain.training.run_folder import RunFolder
+from frtrain.training.shards import gathered, own_part, shards_of
 from frtrain.training.state import TrainingState
 
 
@@ -26,11 +29,14 @@ class Run:
 
     Attributes:
         config: as composed.
-        folder: where everything is written.
+        folder: where everything is written, by process 0.
+        processes: who trains together.
+        rows: of each batch, those of this process.
         device: of backbone and classifier.
         precision: dtype of the backbone's autocast; None: float32.
         memory_format: of the backbone's weights and input.
         backbone: crop to embedding.
+        network: what is trained of it: itself, or what averages its gradients over several processes.
         classifier: owns head and class centres.
         optimization: gradients to weights.
         preprocessing: part of the model.
@@ -44,10 +50,13 @@ class Run:
 
     config: TrainConfig
     folder: RunFolder
+    processes: Processes
+    rows: slice
     device: torch.device
     precision: torch.dtype | None
     memory_format: torch.memory_format
     backbone: nn.Module
+    network: nn.Module
     classifier: Classifier
     optimization: Optimization
     preprocessing: Preprocessing
@@ -72,14 +81,24 @@ class Run:
         """The precision of the backbone; the classifier computes in float32 whatever this is."""
         return torch.autocast(self.device.type, dtype=self.precision, enabled=self.precision is not None)
 
+    def accumulating(self) -> AbstractContextManager[None]:
+        """A forward pass in it leaves gradients where they are until one completes a step, then all are averaged."""
+        if isinstance(self.network, DistributedDataParallel) and not self.optimization.next_is_due:
+            return self.network.no_sync()
+        return nullcontext()
+
     def network_input(self, images: torch.Tensor) -> torch.Tensor:
         """`uint8 [B, 3, H, W]` of a loader -> normalised float32 on the device."""
         moved = images.to(self.device, non_blocking=True)
         return self.preprocessing.normalise(moved).contiguous(memory_format=self.memory_format)
 
     def seed_dropout(self) -> None:
-        """Make the batch's dropout a function of (seed, position), so that there is no generator to save."""
-        words = np.random.SeedSequence([self.config.seed, 3, self.state.position]).generate_state(1, np.uint64)
+        """Make the batch's dropout a function of (seed, position), so that there is no generator to save.
+
+        The position is that of the first image of this process, so each process drops something else.
+        """
+        position = self.state.position + (self.rows.start or 0)
+        words = np.random.SeedSequence([self.config.seed, 3, position]).generate_state(1, np.uint64)
         torch.manual_seed(int(words[0]) >> 1)
 
     @torch.no_grad()
@@ -92,14 +111,18 @@ class Run:
         self.backbone.train(was_training)
         return embedding.float()
 
-    def to_checkpoint(self) -> Checkpoint:
-        """Everything that a resumed run needs."""
+    def to_checkpoint(self) -> Checkpoint | None:
+        """Everything that a resumed run needs. All processes must call it; only process 0 is given it."""
+        parts = {
+            "backbone": self.backbone.state_dict(),
+            "classifier": self.classifier.state_dict(),
+            "optimizer": optimizer_tensors(self.optimization.optimizer, self.optimization.named_parameters),
+        }
+        tensors = gathered(parts, shards_of(self.classifier), self.processes)
+        if tensors is None:
+            return None
         return Checkpoint(
-            tensors={
-                "backbone": self.backbone.state_dict(),
-                "classifier": self.classifier.state_dict(),
-                "optimizer": optimizer_tensors(self.optimization.optimizer, self.optimization.named_parameters),
-            },
+            tensors=tensors,
             state=self.state.as_dict(),
             config=self.config.model_dump(),
             classes=self.source.classes,
@@ -108,18 +131,14 @@ class Run:
         )
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Take a checkpoint's place in the run.
+        """Take a checkpoint's place in the run; each process takes its part.
 
         Raises:
             CheckpointError: a part does not fit.
         """
-        load_into(self.backbone, checkpoint.tensors["backbone"], "backbone", checkpoint.path)
-        load_into(self.classifier, checkpoint.tensors["classifier"], "classifier", checkpoint.path)
-        load_optimizer(
-            self.optimization.optimizer,
-            self.optimization.named_parameters,
-            checkpoint.tensors["optimizer"],
-            checkpoint.path,
-        )
+        tensors, path = own_part(checkpoint.tensors, shards_of(self.classifier)), checkpoint.path
+        load_into(self.backbone, tensors["backbone"], "backbone", path)
+        load_into(self.classifier, tensors["classifier"], "classifier", path)
+        load_optimizer(self.optimization.optimizer, self.optimization.named_parameters, tensors["optimizer"], path)
         self.state = TrainingState(**checkpoint.state)
         self.optimization.remember_buffers()

@@ -84,7 +84,9 @@ class RunFolder:
             shutil.rmtree(self.path, ignore_errors=True)
         self._lock.close()  # last: until here nobody else may have begun in the folder
 
-    def write_facts(self, config: dict[str, Any], overrides: list[str], device: torch.device) -> None:
+    def write_facts(
+        self, config: dict[str, Any], overrides: list[str], device: torch.device, processes: int = 1
+    ) -> None:
         """Write `config.yaml` (resolved), `overrides.yaml` and `environment.json`.
 
         Raises:
@@ -97,6 +99,7 @@ class RunFolder:
             "python": platform.python_version(),
             "platform": platform.platform(),
             "device": str(device),
+            "processes": processes,
             "threads": torch.get_num_threads(),
             "packages": {name: _version(name) for name in ("torch", "torchvision", "numpy", "hydra-core", "omegaconf")},
         }

@@ -71,12 +71,15 @@ def test_a_wrong_command_line_is_told_in_words_without_a_traceback(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_torchrun_is_refused_while_training_has_one_process(
+def test_several_processes_that_cannot_meet_are_told_how_to_be_started(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setenv("WORLD_SIZE", "2")
-    assert run_verb([]) == 2
-    assert "WORLD_SIZE=2: this version trains in one process" in capsys.readouterr().err
+    monkeypatch.delenv("RANK", raising=False)
+    assert run_verb([]) == 1
+    told = capsys.readouterr().err
+    assert "the 2 processes of this run (WORLD_SIZE) cannot meet" in told
+    assert "torchrun --nproc-per-node=N -m frtrain" in told
 
 
 @pytest.mark.parametrize("verb", VERBS)

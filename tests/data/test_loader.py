@@ -20,9 +20,11 @@ def source(crops_folder: Callable[..., Path]) -> Source:
     return SOURCES.build({**FOLDER, "root": str(crops_folder(identities=4, images=3))})
 
 
-def batches(source: Source, position: int, count: int, workers: int = 0, size: int = 5) -> list[Batch]:
+def batches(
+    source: Source, position: int, count: int, workers: int = 0, size: int = 5, rows: slice = slice(None)
+) -> list[Batch]:
     flip = AUGMENTATIONS.build({"name": "flip", "probability": 0.5})
-    loader = TrainingLoader(source, flip, batch_size=size, seed=3, workers=workers, pin_memory=False)
+    loader = TrainingLoader(source, flip, batch_size=size, seed=3, workers=workers, pin_memory=False, rows=rows)
     return list(loader.batches(position, count))
 
 
@@ -49,6 +51,21 @@ def test_worker_processes_change_nothing(source: Source):
 
 def test_going_on_from_a_position_gives_the_same_pixels(source: Source):
     assert_same(batches(source, 0, 6)[4:], batches(source, 20, 2))
+
+
+def test_the_parts_of_several_processes_make_the_batches_of_one(source: Source):
+    first, second = (batches(source, 7, 4, rows=rows) for rows in (slice(0, 3), slice(3, 5)))
+    joined = [
+        Batch(torch.cat([a.images, b.images]), torch.cat([a.labels, b.labels]), torch.cat([a.indices, b.indices]))
+        for a, b in zip(first, second, strict=True)
+    ]
+    assert_same(joined, batches(source, 7, 4))
+
+
+def test_a_process_decodes_its_own_part_only(source: Source, tmp_path: Path):
+    other = int(batches(source, 0, 1)[0].indices[4])
+    (tmp_path / "crops" / f"person_{other // 3:03d}" / f"{other % 3}.png").write_bytes(b"no image")
+    assert len(batches(source, 0, 1, rows=slice(0, 3))[0]) == 3
 
 
 @pytest.mark.parametrize("workers", [0, 1])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -31,15 +32,28 @@ SMALL = [
 ]
 
 
-@pytest.fixture
-def small_config(crops_folder: Callable[..., Path]) -> Callable[..., TrainConfig]:
-    """Compose a small run on 8 identities with 6 images each."""
-    root = crops_folder()
+@pytest.fixture(scope="session")
+def small_overrides() -> Callable[[Path], list[str]]:
+    """What makes a small run on the crops of a folder."""
+    return lambda root: ["data=folder", f"data.root={root}", *SMALL]
 
-    def compose(*overrides: str) -> TrainConfig:
-        return parse(TrainConfig, compose_plain("train", ["data=folder", f"data.root={root}", *SMALL, *overrides]))
+
+@pytest.fixture(scope="session")
+def small_config_on(small_overrides: Callable[[Path], list[str]]) -> Callable[..., TrainConfig]:
+    """Compose a small run on the crops of a folder."""
+
+    def compose(root: Path, *overrides: str) -> TrainConfig:
+        return parse(TrainConfig, compose_plain("train", [*small_overrides(root), *overrides]))
 
     return compose
+
+
+@pytest.fixture
+def small_config(
+    crops_folder: Callable[..., Path], small_config_on: Callable[..., TrainConfig]
+) -> Callable[..., TrainConfig]:
+    """Compose a small run on 8 identities with 6 images each."""
+    return partial(small_config_on, crops_folder())
 
 
 @pytest.fixture

@@ -170,6 +170,26 @@ def test_a_changed_learning_rate_is_accepted_and_told(small_run: SmallRun, stop_
     assert "optimizer.lr: 0.1 then, 0.05 now" in folder.log.read_text()
 
 
+def test_another_classifier_that_computes_the_same_is_accepted_and_told(
+    small_run: SmallRun, stop_after: Callable[..., None]
+):
+    stop_after(2)
+    small_run("run", "classifier=dense")
+    _, folder = small_run("run", "classifier=chunked", "classifier.chunk=3")
+    assert last(folder).state["step"] == 6
+    assert "classifier.name: dense then, chunked now" in folder.log.read_text()
+
+
+@pytest.mark.parametrize(("then", "now"), [("dense", "sampled"), ("sampled", "auto")])
+def test_a_classifier_that_samples_is_another_run(
+    small_run: SmallRun, stop_after: Callable[..., None], then: str, now: str
+):
+    stop_after(2)
+    small_run("run", f"classifier={then}")
+    with pytest.raises(CheckpointError, match=rf"another configuration \(classifier\.name: {then} then, {now} now"):
+        small_run("run", f"classifier={now}")
+
+
 def test_going_on_from_an_older_checkpoint_sets_the_newer_ones_aside(
     small_run: SmallRun, small_config: Callable[..., object]
 ):

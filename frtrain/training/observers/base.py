@@ -17,9 +17,9 @@ class StepFacts:
     """What observers are told of a step: its last batch and what the classifier saw of it.
 
     Attributes:
-        batch: on the CPU, as loaded.
+        batch: on the CPU, as loaded; this process's rows.
         loss: scalar, detached, not divided by the accumulation.
-        classifier: similarities and diagnostics of the batch.
+        classifier: similarities and diagnostics of the batch, all processes' rows.
         applied: whether the weights were updated.
     """
 
@@ -28,9 +28,17 @@ class StepFacts:
     classifier: Facts
     applied: bool
 
+    @property
+    def target_angle_degrees(self) -> torch.Tensor:
+        """`[B]`, between embedding and own class centre; of heads whose similarity is a cosine."""
+        return torch.rad2deg(torch.arccos(self.classifier.target_similarity.float().clamp(-1, 1)))
+
 
 class Observer:
-    """Told after every optimizer step, in the order of the list; `run.state` already counts the step."""
+    """Told after every optimizer step, in the order of the list; `run.state` already counts the step.
+
+    With several processes each has observers of its own, but only process 0 writes: `run.logbook` of the others is empty.
+    """
 
     def after_step(self, run: Run, facts: StepFacts, stopwatch: Stopwatch) -> None:
         """Look at a step. Time that is not training is to be taken out of `stopwatch` with `exclude`."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 from frtrain.training.checkpoint import write_checkpoint
+from frtrain.training.distributed import all_or_none
 from frtrain.training.observers.base import Observer, StepFacts
 from frtrain.training.run import Run
 from frtrain.training.state import crossed
@@ -14,7 +15,7 @@ from frtrain.training.stopwatch import Stopwatch
 class Checkpointing(Observer):
     """Writes `checkpoints/step-...`, points `last` and `best` at them, keeps the newest few and the best.
 
-    Comes after validation in the list of observers, so that a new best is known when its checkpoint is written.
+    Process 0 writes; the others hand it their shards and wait, so that a full disk ends them, too. Comes after validation in the list of observers, so that a new best is known when its checkpoint is written.
     """
 
     def __init__(self) -> None:
@@ -37,9 +38,12 @@ class Checkpointing(Observer):
 
     def _write(self, run: Run) -> None:
         step = run.state.step
-        write_checkpoint(run.folder.checkpoint(step), run.to_checkpoint())
-        run.folder.point("last", step)
-        if run.state.best_step == step:
-            run.folder.point("best", step)
-        run.folder.prune(run.config.checkpoint.keep, run.state.best_step)
+        checkpoint = run.to_checkpoint()
+        with all_or_none(run.processes):
+            if checkpoint is not None:
+                write_checkpoint(run.folder.checkpoint(step), checkpoint)
+                run.folder.point("last", step)
+                if run.state.best_step == step:
+                    run.folder.point("best", step)
+                run.folder.prune(run.config.checkpoint.keep, run.state.best_step)
         self._written_step = step

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import time
 
-import torch
-
 from frtrain.training.observers.base import Observer, StepFacts
 from frtrain.training.run import Run
 from frtrain.training.state import crossed
@@ -29,6 +27,5 @@ class Pictures(Observer):
         seen = run.preprocessing.normalise(facts.batch.images[:SHOWN])
         run.logbook.images(step, "train/batch_as_the_network_sees_it", (seen - seen.min()) / (seen.max() - seen.min()))
         if run.classifier.head.geometry == "cosine":
-            cosine = facts.classifier.target_similarity.float().clamp(-1, 1)
-            run.logbook.histogram(step, "train/target_angle_degrees", torch.rad2deg(torch.arccos(cosine)))
+            run.logbook.histogram(step, "train/target_angle_degrees", facts.target_angle_degrees)
         stopwatch.exclude(time.perf_counter() - began)

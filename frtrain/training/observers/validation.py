@@ -15,6 +15,7 @@ from frtrain.evaluation.pairs import pairs_from_labels
 from frtrain.evaluation.pictures import error_sheet, hardest_errors, roc_figure
 from frtrain.evaluation.roc import FAR_TARGETS
 from frtrain.evaluation.verification import verify_source
+from frtrain.training.distributed import all_or_none, shared
 from frtrain.training.observers.base import Observer, StepFacts
 from frtrain.training.run import Run
 from frtrain.training.state import crossed
@@ -28,9 +29,9 @@ HARDEST_PAIRS = 8
 
 
 class Validation(Observer):
-    """Publishes `verify/...`, and keeps the best value of the configured metric in the state.
+    """Publishes `verify/...`, and keeps the best value of the configured metric in the state of every process.
 
-    Pairs are drawn once, from the seed, so that every validation of a run asks the same question.
+    Process 0 verifies, the others wait. Pairs are drawn once, from the seed, so that every validation of a run asks the same question.
     """
 
     def __init__(
@@ -52,7 +53,11 @@ class Validation(Observer):
         """Verify when the interval has passed, and after the last step."""
         if crossed(run.state.step, self.every_epochs * run.steps_per_epoch) or run.finished:
             began = time.perf_counter()
-            self._verify(run)
+            with all_or_none(run.processes):
+                if run.processes.rank == 0:
+                    self._verify(run)
+            run.state.best_metric = shared(run.processes, run.state.best_metric)
+            run.state.best_step = shared(run.processes, run.state.best_step)
             stopwatch.exclude(time.perf_counter() - began)
 
     def _verify(self, run: Run) -> None:

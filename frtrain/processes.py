@@ -21,27 +21,29 @@ class Processes:
     Attributes:
         rank: number of this process, from 0.
         count: how many there are.
-        even: every process always has the same number of rows, so that counts need not be exchanged.
+        counts: rows of every process, where they are always the same, so that they need not be exchanged.
         averaged: whether gradients of what runs before the gather (the backbone) will be averaged over the processes, as
             DistributedDataParallel does. They must be summed, so `gather` then makes them `count` times larger.
     """
 
     rank: int = 0
     count: int = 1
-    even: bool = False
+    counts: tuple[int, ...] | None = None
     averaged: bool = False
 
     @classmethod
-    def current(cls, even: bool = False, averaged: bool = False) -> Processes:
+    def current(cls, counts: tuple[int, ...] | None = None, averaged: bool = False) -> Processes:
         """The processes of `torch.distributed`, or this one alone where it is not initialised."""
         if not (dist.is_available() and dist.is_initialized()):
             return cls()
-        return cls(dist.get_rank(), dist.get_world_size(), even, averaged)
+        return cls(dist.get_rank(), dist.get_world_size(), counts, averaged)
 
     def rows(self, count: int, device: torch.device) -> list[int]:
-        """How many rows each process has; `count` are this one's. Waits for the device unless `even`."""
-        if self.even or self.count == 1:
-            return [count] * self.count
+        """How many rows each process has; `count` are this one's. Waits for the device where `counts` are not known."""
+        if self.count == 1:
+            return [count]
+        if self.counts is not None:
+            return list(self.counts)
         counts = torch.zeros(self.count, dtype=torch.int64, device=device)
         counts[self.rank] = count
         dist.all_reduce(counts)

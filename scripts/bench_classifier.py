@@ -31,6 +31,7 @@ from torch import Tensor, nn
 
 LOSSES = ("arcface", "sv_softmax", "curricularface", "sface")
 PAGE_BYTES = 4096
+LARGEST_DENSE = 100_000
 
 
 @dataclass(frozen=True)
@@ -181,10 +182,12 @@ def side_by_side(batch: int, size: int, classes: int) -> dict[str, Case]:
 
 def growth(batch: int, size: int, largest: int) -> dict[str, Case]:
     cases = {}
-    for classes in (10_000, 30_000, 100_000, 300_000, 1_000_000):
+    for classes in (3_000, 10_000, 30_000, 100_000, 300_000, 1_000_000):
         if classes > largest:
             continue
         cases[f"reference | {classes}"] = Case("reference", classes, batch, size)
+        if classes <= LARGEST_DENSE:
+            cases[f"dense | {classes}"] = Case("arcface", classes, batch, size, engine("dense"))
         for rate in (1.0, 0.3, 0.1):
             settings = engine("chunked") if rate == 1 else engine("sampled", rate=rate)
             cases[f"rate {rate} | {classes}"] = Case("arcface", classes, batch, size, settings)
@@ -214,7 +217,9 @@ def plot(found: dict[str, Measured], path: Path) -> None:
     for number, (label, points) in enumerate(lines.items()):
         numbers = [classes for classes, _ in points]
         style = {"color": "0.4", "linestyle": "--"} if label == "reference" else {"color": f"C{number - 1}"}
-        shown = {"reference": "plain dense head", "rate 1.0": "chunked"}.get(label, f"sampled, {label}")
+        shown = {"reference": "plain dense head", "rate 1.0": "chunked", "dense": "dense"}.get(
+            label, f"sampled, {label}"
+        )
         time_axes.plot(numbers, [value.seconds for _, value in points], marker="o", label=shown, **style)
         memory_axes.plot(numbers, [value.extra_bytes / 2**30 for _, value in points], marker="o", **style)
     for axes, title in ((time_axes, "forward and backward, s"), (memory_axes, "extra memory at its peak, GiB")):

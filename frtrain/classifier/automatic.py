@@ -45,5 +45,9 @@ def automatic(
         why = "the loss needs all classes at once" if head.dense_only else f"{count:,} centres are few"
         log.info("classifier dense: %s", why)
         return DenseClassifier(head, classes, embedding_size, init_std, processes)
-    log.info("classifier chunked: a matrix of %s centres for every sample is not needed at once", f"{count:,}")
+    if count > DENSE_UP_TO:
+        why = f"a matrix of {count:,} centres for every sample is not needed at once"
+    else:
+        why = f"matmul={matmul} is for blocks of classes"
+    log.info("classifier chunked: %s", why)
     return ChunkedClassifier(head, classes, embedding_size, init_std, chunk, keep_mib, matmul, processes)

@@ -15,9 +15,12 @@ from torch import Tensor, nn
 from frtrain.auxiliary.base import Auxiliary
 from frtrain.classifier.reduction import REDUCTIONS, Reduction
 from frtrain.classifier.similarity import prepare
-from frtrain.losses.base import Head, Samples
+from frtrain.losses.base import Head, Samples, SurveyKind
 from frtrain.processes import ALONE, Processes
 from frtrain.registry import Registry
+
+NOTHING: Mapping[SurveyKind, float] = {"sum": 0.0, "max": -torch.inf, "logsumexp": -torch.inf}
+"""What a survey finds over no class at all."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +30,8 @@ class Facts:
     Attributes:
         target_similarity: `[B]`, to the own class, before any margin; 0 for label -1.
         accuracy: scalar, share of samples that are nearer to their own class than to any other, before any margin.
-            Ties are errors, so that a collapsed embedding is not taken for a perfect one.
+            Ties are errors, so that a collapsed embedding is not taken for a perfect one. Where classes are sampled, it is
+            the share among the sampled ones, and higher than among all.
         embedding_norm: `[B]`, length before normalisation.
         diagnostics: scalars, averaged over the batch: `scale`, `effective_margin` (of cosine heads with cross-entropy:
             by how much the target's cosine was lowered), and what the head tells of itself.
@@ -191,8 +195,10 @@ class Classifier(nn.Module):
     ) -> dict[str, Tensor]:
         head, similarity = self.head, samples.similarity.detach()
         found: dict[str, Tensor] = {}
-        scale = torch.as_tensor(head.scale_of(row), dtype=similarity.dtype, device=similarity.device).detach()
-        found["scale"] = samples.mean(scale) if scale.dim() else scale
+        scale = head.scale_of(row)
+        if not isinstance(scale, Tensor):
+            scale = torch.full((), scale, dtype=similarity.dtype, device=similarity.device)
+        found["scale"] = samples.mean(scale.detach()) if scale.dim() else scale.detach().clone()
         if head.geometry == "cosine" and head.reduction == "cross_entropy":
             found["effective_margin"] = samples.mean(similarity - margined.detach())
         for name, values in head.diagnostics(row).items():

@@ -18,14 +18,12 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
 from frtrain.classifier.allocation import empty_like
-from frtrain.classifier.base import Channel, Reduced, channels_of
+from frtrain.classifier.base import NOTHING, Channel, Reduced, channels_of
 from frtrain.classifier.reduction import REDUCTIONS
 from frtrain.classifier.selection import Selection
 from frtrain.classifier.similarity import Block, Matmul, nearest_sub_centre, similarity_to_own
-from frtrain.losses.base import Head, Samples, SurveyKind
+from frtrain.losses.base import Head, Samples
 from frtrain.processes import Processes
-
-EMPTY: dict[SurveyKind, float] = {"sum": 0.0, "max": -torch.inf, "logsumexp": -torch.inf}
 
 
 @dataclass
@@ -128,13 +126,13 @@ class Blockwise:
     def survey(self, head: Head[Any], samples: Samples) -> dict[str, Tensor]:
         """The head's survey over all wrong classes, `[B]` each."""
         step, dtype = self._step, self._prepared.dtype
-        found = {name: torch.full_like(samples.norm, EMPTY[kind], dtype=dtype) for name, kind in head.surveys.items()}
+        found = {name: torch.full_like(samples.norm, NOTHING[kind], dtype=dtype) for name, kind in head.surveys.items()}
         block = Block(head.geometry, self._prepared.detach(), step.matmul)
         for part in step.blocks(block, self._centres, self._bias):
             similarity = nearest_sub_centre(part.similarity, head.centres_per_class)
             for name, values in head.survey(similarity, samples).items():
                 kind = head.surveys[name]
-                values = part.without_own(values, EMPTY[kind], dtype)
+                values = part.without_own(values, NOTHING[kind], dtype)
                 if kind == "max":
                     found[name] = torch.maximum(found[name], values.amax(dim=1))
                 elif kind == "sum":

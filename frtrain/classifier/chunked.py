@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Any, Literal
 
 import torch
@@ -140,13 +141,14 @@ class ShardedClassifier(BlockwiseClassifier):
 class SampledClassifier(BlockwiseClassifier):
     """Partial FC (An et al., CVPR 2022, arXiv 2203.15565): the batch's own classes and a random part of the others.
 
-    A share `rate` of each process's classes takes part in a step: all that are somebody's label, the rest drawn anew each
-    step. Centres that are not drawn get a zero gradient. Cross-entropies are those of the sample, as published. Sums over
-    classes (SFace, UniFace, ...) and surveys weigh each drawn class by the number of classes that it stands for, so that
-    their expectation is the sum over all.
+    All classes of a process that are somebody's label take part in a step, and at least a share `rate` of its others, drawn
+    anew each step: min(B, c) + rate (c - min(B, c)) of its c classes, since how many labels it will hold of a batch of B is
+    not known without waiting for the device. Centres that are not drawn get a zero gradient. Cross-entropies are those of the
+    sample, as published. Sums over classes (SFace, UniFace, ...) and surveys weigh each drawn class by the number of classes
+    that it stands for, so that their expectation is the sum over all.
 
     Args:
-        rate: r, the share of classes; 1 is `sharded`.
+        rate: r, the share of the classes that are nobody's label; 1 is `sharded`.
     """
 
     draws: Tensor
@@ -172,7 +174,8 @@ class SampledClassifier(BlockwiseClassifier):
     def select(self, local_labels: Tensor) -> Selection:
         """All labels of the shard and a random part of its other classes; the same until `advance`."""
         classes = len(self.shard)
-        count = max(-int(-classes * self.rate // 1), min(classes, len(local_labels)))
+        reserved = min(classes, len(local_labels))
+        count = reserved + math.ceil(self.rate * (classes - reserved))
         if count == classes:
             return Selection(classes)
         numbers = torch.arange(self.shard.first, self.shard.last, device=local_labels.device)

@@ -8,15 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from frtrain.classifier.base import CLASSIFIERS, Classifier, Reduced, channels_of
+from frtrain.classifier.base import CLASSIFIERS, NOTHING, Classifier, Reduced, channels_of
 from frtrain.classifier.centres import draw_seed, first_centres
-from frtrain.classifier.similarity import nearest_sub_centre, prepare, similarity
+from frtrain.classifier.similarity import nearest_sub_centre, similarity
 from frtrain.losses.base import Head, Samples, SurveyKind
 from frtrain.processes import ALONE, Processes
 from frtrain.schema import Positive
 
 GATHER: dict[SurveyKind, Callable[..., Tensor]] = {"sum": torch.sum, "max": torch.amax, "logsumexp": torch.logsumexp}
-ABSENT: dict[SurveyKind, float] = {"sum": 0.0, "max": -torch.inf, "logsumexp": -torch.inf}
 
 
 @CLASSIFIERS.register("dense")
@@ -57,17 +56,10 @@ class DenseClassifier(Classifier):
 
     def compare(self, prepared: Tensor, labels: Tensor) -> Matrix:
         """All similarities, `[B, C]`."""
-        return Matrix(self._to_classes(prepared), labels)
-
-    def similarity(self, embedding: Tensor) -> Tensor:
-        """Similarity to every class in the head's geometry, without margin, `[B, d] -> [B, C]`."""
-        return self._to_classes(prepare(self.head.geometry, embedding, self.head.embedding_length()))
-
-    def _to_classes(self, prepared: Tensor) -> Tensor:
         dtype = prepared.dtype
         bias = None if self.bias is None else self.bias.to(dtype)
         to_centres = similarity(self.head.geometry, prepared, self.centres.to(dtype), bias)
-        return nearest_sub_centre(to_centres, self.head.centres_per_class)
+        return Matrix(nearest_sub_centre(to_centres, self.head.centres_per_class), labels)
 
 
 class Matrix:
@@ -83,7 +75,7 @@ class Matrix:
         """The head's survey over all wrong classes, `[B]` each."""
         found = head.survey(self._to_classes.detach(), samples)
         return {
-            name: GATHER[kind](self._without_own(found[name], ABSENT[kind]), dim=1)
+            name: GATHER[kind](self._without_own(found[name], NOTHING[kind]), dim=1)
             for name, kind in head.surveys.items()
         }
 

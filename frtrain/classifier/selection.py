@@ -81,7 +81,8 @@ def sample_classes(priority: Tensor, local_labels: Tensor, count: int) -> Select
     Args:
         priority: `int64 [c]`, random, for each class of the shard.
         local_labels: `int64 [B]`, -1 for classes of other shards and no identity.
-        count: of classes to select; the caller makes it at least min(B, c), so that every label fits.
+        count: of classes to select: at least min(B, c), so that every label fits, and more where there are more, so that
+            some class is left to stand for the others.
     """
     classes = len(priority)
     is_label = torch.zeros(classes + 1, dtype=torch.bool, device=priority.device)

@@ -13,23 +13,12 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
+from frtrain.directions import inverse_length
 from frtrain.losses.base import Geometry
-
-SHORTEST = 1e-6
-"""A vector shorter than this has no direction: cosine 0 to everything, and no gradient.
-
-Dividing by a tiny length instead would send a gradient of that size, reversed, into the backbone.
-"""
 
 Matmul = Literal["float32", "bf16_gradients", "bf16"]
 """Precision of the matrix products of a block: float32 (or wider, as the tensors are) throughout; similarities in
 float32 and gradients in bfloat16, so that hard masks are those of float32; or everything in bfloat16 (but distances)."""
-
-
-def inverse_length(vectors: Tensor) -> Tensor:
-    """1 / |v| of each row, `[n, d] -> [n]`; 0 for rows shorter than `SHORTEST`."""
-    length = torch.linalg.vector_norm(vectors, dim=-1)
-    return torch.where(length > SHORTEST, 1 / length.clamp(min=SHORTEST), 0.0)
 
 
 def prepare(geometry: Geometry, embedding: Tensor, length: float | Tensor | None = None) -> Tensor:

@@ -113,7 +113,9 @@ def prepare(config: TrainConfig, folder: RunFolder, checkpoint: Checkpoint | Non
         ConfigError, DataError, CheckpointError: what does not fit, by key, file or tensor.
         EndedElsewhereError: the same of another process.
     """
-    processes = Processes.current(even=config.trainer.batch_size % Processes.current().count == 0, averaged=True)
+    count = Processes.current().count
+    rows = tuple(len(Shard.of(config.trainer.batch_size, rank, count)) for rank in range(count))
+    processes = Processes.current(rows, averaged=True)
     with all_or_none(processes):
         prepared = _build(config, folder, checkpoint, console, processes)
     run = prepared.run

@@ -25,7 +25,7 @@ def train(run: Run, loader: TrainingLoader, observers: list[Observer], stop: Sto
         run.seed_dropout()
         with run.autocast(), run.accumulating():
             embedding = run.network(run.network_input(batch.images))
-        loss, facts = run.classifier(embedding.float(), batch.labels.to(run.device))
+        loss, facts = run.classifier(embedding.float(), batch.labels.to(run.device, non_blocking=True))
         optimization.backward(loss)
         state.position += loader.batch_size
         if not optimization.due:

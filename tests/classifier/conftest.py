@@ -8,7 +8,18 @@ import torch
 from torch import Tensor
 
 from frtrain.classifier import CLASSIFIERS, Classifier
+from frtrain.config import ModifiersConfig
 from frtrain.losses import LOSSES
+from frtrain.modifiers import modified
+
+OFF = {
+    "focal_gamma": 0.0,
+    "hard_mining": 1.0,
+    "label_smoothing": 0.0,
+    "interclass_filter": None,
+    "margin_warmup_steps": 0,
+}
+"""No modifier, as configs/train.yaml has it."""
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -19,13 +30,18 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.fixture(scope="session")
 def engine(loss_spec: Callable[[str], dict[str, Any]]) -> Callable[..., Classifier]:
-    """engine("sface", "chunked", classes=13, chunk=5): an engine in float64 with the same centres for the same arguments."""
+    """engine("sface", "chunked", classes=13, chunk=5): an engine in float64 with the same centres for the same arguments.
 
-    def build(loss: str, name: str, classes: int = 13, embedding_size: int = 6, **changes: Any) -> Classifier:
+    `modifiers={"focal_gamma": 2.0}` puts modifiers on the loss.
+    """
+
+    def build(
+        loss: str, name: str, classes: int = 13, embedding_size: int = 6, modifiers: Any = None, **changes: Any
+    ) -> Classifier:
         torch.manual_seed(0)
         blockwise = {} if name == "dense" else {"chunk": "auto", "keep_mib": 0.0, "matmul": "float32"}
         spec = {"name": name, "init_std": 0.3, **blockwise, **changes}
-        head = LOSSES.build(loss_spec(loss))
+        head = modified(LOSSES.build(loss_spec(loss)), ModifiersConfig(**{**OFF, **(modifiers or {})}))
         return CLASSIFIERS.build(spec, head=head, classes=classes, embedding_size=embedding_size).double()
 
     return build

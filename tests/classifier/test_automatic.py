@@ -28,7 +28,8 @@ SPEC = {"name": "auto", "init_std": 0.1, "chunk": "auto", "keep_mib": 0.0, "matm
     [
         (Plain(), 100, {}, Processes(), "DenseClassifier", "100 centres are few"),
         (Plain(), 50_000, {}, Processes(), "ChunkedClassifier", "50,000 centres"),
-        (Plain(), 100, {"matmul": "bf16"}, Processes(), "ChunkedClassifier", "100 centres"),
+        (Plain(), 50_000, {"matmul": "bf16"}, Processes(), "ChunkedClassifier", "50,000 centres"),
+        (Plain(), 100, {"matmul": "bf16"}, Processes(), "ChunkedClassifier", "chunked: matmul=bf16"),
         (Plain(), 100, {}, Processes(1, 2), "ShardedClassifier", "2 processes"),
         (Whole(), 50_000, {}, Processes(), "DenseClassifier", "needs all classes at once"),
         (Whole(), 100, {}, Processes(1, 2), "DenseClassifier", "needs all classes at once"),

@@ -1,5 +1,6 @@
 """What blocks are for: little memory, narrow products, a sample of the classes."""
 
+import math
 from typing import Any
 
 import pytest
@@ -160,8 +161,8 @@ def sampled(engine, loss="cosface", rate=0.3, **changes):
 def test_sample_holds_every_label_and_the_share_of_classes_that_was_asked_for(engine):
     labels = torch.tensor([5, 199, -1, 5, 0])
     selection = sampled(engine).select(labels)
-    assert selection.count == 60
-    assert len(set(selection.index.tolist())) == 60
+    assert selection.count == 5 + math.ceil(0.3 * 195)
+    assert len(set(selection.index.tolist())) == selection.count
     assert {0, 5, 199} <= set(selection.index.tolist())
     assert selection.index.tolist() == sorted(selection.index.tolist())
 
@@ -182,9 +183,10 @@ def test_sample_goes_on_after_a_checkpoint_where_it_stopped(engine):
     assert torch.equal(first.select(labels).index, second.select(labels).index)
 
 
-def test_more_labels_than_the_share_are_all_taken(engine):
+def test_more_labels_than_the_share_are_all_taken_and_others_besides(engine):
     selection = sampled(engine, rate=0.01).select(torch.arange(50))
-    assert set(range(50)) <= set(selection.index.tolist())
+    assert set(range(50)) < set(selection.index.tolist())
+    assert selection.count == 52
 
 
 def test_classes_that_were_not_drawn_get_no_gradient(engine):
@@ -201,13 +203,15 @@ def test_drawn_classes_are_spread_evenly(engine):
     for _ in range(1000):
         counts[classifier.select(torch.tensor([-1])).index] += 1
         classifier.draws += 1
-    assert counts.sum() == 20_000
-    assert (counts - 100).abs().max() < 45  # a binomial deviation of 9.5
+    assert counts.sum() == 21_000
+    assert (counts - 105).abs().max() < 45  # a binomial deviation of 9.7
 
 
+@pytest.mark.parametrize("faces", [8, 60], ids=["few_labels", "more_labels_than_the_share"])
 @pytest.mark.parametrize("loss", ["sface", "uniface", "p2sgrad", "sphereface2"])
-def test_sum_over_a_sample_is_on_average_the_sum_over_all(loss, engine):
-    embedding, labels = batch(count=8, size=6, classes=200)
+def test_sum_over_a_sample_is_on_average_the_sum_over_all(loss, faces, engine):
+    embedding, _ = batch(count=faces, size=6, classes=200)
+    labels = torch.arange(faces) * 3
     whole = engine(loss, "chunked", classes=200)
     expected = whole(embedding, labels)[0]
     classifier = sampled(engine, loss, rate=0.2)
@@ -219,6 +223,17 @@ def test_sum_over_a_sample_is_on_average_the_sum_over_all(loss, engine):
     losses = torch.tensor(losses)
     assert abs(losses.mean() - expected) < 4 * losses.std() / 20
     assert losses.std() > 0
+
+
+def test_survey_of_a_sample_is_on_average_that_of_all(engine):
+    embedding, _ = batch(count=60, size=6, classes=200)
+    labels = torch.arange(60) * 3
+    expected = engine("adacos", "chunked", classes=200)(embedding, labels)[1].diagnostics["scale"]
+    classifier, scales = sampled(engine, "adacos", rate=0.2), []
+    for _ in range(100):
+        scales.append(classifier(embedding, labels)[1].diagnostics["scale"].item())
+        classifier.draws += 1
+    assert torch.tensor(scales).mean().item() == pytest.approx(expected.item(), rel=0.01)
 
 
 def test_weights_stand_for_the_classes_that_were_left_out():

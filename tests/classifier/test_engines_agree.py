@@ -3,6 +3,8 @@
 import pytest
 import torch
 
+from frtrain.errors import ConfigError
+
 ENGINES = [
     ("chunked", {"chunk": 1}),
     ("chunked", {"chunk": 5}),  # does not divide 13
@@ -46,6 +48,26 @@ def assert_same(ours, theirs):
 def test_engine_is_the_dense_one_to_nine_digits(every_loss, name, changes, engine, faces):
     dense = outcome(engine(every_loss, "dense"), faces)
     assert_same(outcome(engine(every_loss, name, **changes), faces), dense)
+
+
+MODIFIERS = [
+    {"focal_gamma": 2.0},
+    {"hard_mining": 0.5},
+    {"label_smoothing": 0.1},
+    {"interclass_filter": 0.4},
+    {"margin_warmup_steps": 4},
+    {"label_smoothing": 0.1, "interclass_filter": 0.4, "hard_mining": 0.5},
+]
+
+
+@pytest.mark.parametrize("modifiers", MODIFIERS, ids=lambda modifiers: "+".join(modifiers))
+def test_modified_loss_is_the_same_in_blocks(every_loss, modifiers, engine, faces):
+    try:
+        dense = engine(every_loss, "dense", modifiers=modifiers)
+    except ConfigError as refused:
+        pytest.skip(str(refused))
+    blocks = engine(every_loss, "chunked", chunk=5, modifiers=modifiers)
+    assert_same(outcome(blocks, faces, steps=2), outcome(dense, faces, steps=2))
 
 
 def test_state_evolves_alike_over_steps(every_loss, engine, faces):

@@ -8,9 +8,12 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as multiprocessing
 
+from frtrain.auxiliary import AUXILIARIES
 from frtrain.classifier import CLASSIFIERS
 from frtrain.classifier.selection import Shard
+from frtrain.config import ModifiersConfig
 from frtrain.losses import LOSSES
+from frtrain.modifiers import modified
 from frtrain.processes import Processes
 
 CLASSES, SIZE = 13, 6
@@ -20,10 +23,34 @@ BATCH = ([0, 3, 12, -1, 3, 5, 7, 12, 1], [0, 3, 12, -1, 3, 5, 7, 12, 1, 4])
 BLOCKWISE = {"init_std": 0.3, "chunk": 4, "keep_mib": 0.0, "matmul": "float32"}
 
 
-def build(spec, engine, classes, processes, averaged=False):
+OFF = {
+    "focal_gamma": 0.0,
+    "hard_mining": 1.0,
+    "label_smoothing": 0.0,
+    "interclass_filter": None,
+    "margin_warmup_steps": 0,
+}
+
+MODIFIED = {
+    "smoothed": ("arcface", {"label_smoothing": 0.1, "interclass_filter": 0.4, "hard_mining": 0.5}, None),
+    "focal": ("curricularface", {"focal_gamma": 2.0, "margin_warmup_steps": 4}, None),
+    "mined": ("sface", {"hard_mining": 0.5}, None),
+    "center": ("arcface", {}, "paper"),
+    "center_solver": ("adaface", {}, "solver"),
+}
+"""A loss, modifiers on it, and the update of a center loss beside it."""
+
+CENTER = {"name": "center", "weight": 0.5, "alpha": 0.5, "normalised": False}
+
+
+def build(spec, engine, classes, processes, modifiers=None, center=None):
     torch.manual_seed(0)
-    head = LOSSES.build(spec)
-    return CLASSIFIERS.build(engine, head=head, classes=classes, embedding_size=SIZE, processes=processes).double()
+    head = modified(LOSSES.build(spec), ModifiersConfig(**{**OFF, **(modifiers or {})}))
+    classifier = CLASSIFIERS.build(engine, head=head, classes=classes, embedding_size=SIZE, processes=processes)
+    if center is not None:
+        classifier.auxiliary = AUXILIARIES.build({**CENTER, "update": center})
+        classifier.auxiliary.set_up(classes, SIZE)
+    return classifier.double()
 
 
 def batches():
@@ -40,7 +67,11 @@ def train(classifier, steps, rows=slice(None)):
         loss, facts = classifier(leaf, labels[rows])
         loss.backward()
         classifier.advance()
-    found = {f"gradient of {name}": parameter.grad for name, parameter in classifier.named_parameters()}
+    found = {
+        f"gradient of {name}": parameter.grad
+        for name, parameter in classifier.named_parameters()
+        if parameter.requires_grad
+    }
     found |= {name: buffer for name, buffer in classifier.named_buffers() if name != "draws"}
     found |= {"loss": loss.detach(), "embedding": leaf.grad, "accuracy": facts.accuracy, **facts.diagnostics}
     return copy.deepcopy(found)
@@ -69,6 +100,9 @@ def worker(rank, count, folder, specs):
             )
         for case in CASES:
             results[loss, case] = special(case, spec, alone)
+    for case, (loss, modifiers, center) in MODIFIED.items():
+        classifier = build(specs[loss], {"name": "sharded", **BLOCKWISE}, CLASSES, alone, modifiers, center)
+        results[loss, case] = train(classifier, [(e, y) for e, y in batches()], cut(9, rank, count, False))
     torch.save(results, f"{folder}/{rank}.pt")
     dist.barrier()
     dist.destroy_process_group()
@@ -94,15 +128,16 @@ def special(case, spec, processes):
 
 
 def expected(spec, case):
+    _, modifiers, center = MODIFIED.get(case, (None, None, None))
     embedding, labels = next(iter(batches()))
     classes, steps = CLASSES, [(embedding, labels)]
     if case == "few_classes":
         classes, steps = 2, [(embedding, labels % 2)]
     elif case == "fewer_rows_than_processes":
         steps = [(embedding[:1], labels[:1])]
-    elif case in ("sharded", "sampled"):
+    elif case in ("sharded", "sampled", *MODIFIED):
         steps = [(e[:9], y[:9]) for e, y in batches()]
-    return train(build(spec, {"name": "dense", "init_std": 0.3}, classes, Processes()), steps)
+    return train(build(spec, {"name": "dense", "init_std": 0.3}, classes, Processes(), modifiers, center), steps)
 
 
 @pytest.fixture(scope="module", params=[2, 3], ids=["two", "three"])
@@ -117,6 +152,16 @@ def of_processes(request, tmp_path_factory, loss_spec):
 @pytest.mark.slow
 @pytest.mark.parametrize("case", ["sharded", "sampled", *CASES])
 def test_processes_find_what_one_alone_finds(every_loss, case, of_processes, loss_spec):
+    assert_same(every_loss, case, of_processes, loss_spec)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", MODIFIED)
+def test_modifiers_and_auxiliaries_see_the_batch_of_all_processes(case, of_processes, loss_spec):
+    assert_same(MODIFIED[case][0], case, of_processes, loss_spec)
+
+
+def assert_same(every_loss, case, of_processes, loss_spec):
     parts = [found[every_loss, case] for found in of_processes]
     whole = expected(loss_spec(every_loss), case)
     for name, value in whole.items():

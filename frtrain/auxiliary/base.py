@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
+from frtrain.directions import inverse_length
 from frtrain.registry import Registry
-
-SHORTEST = 1e-6
-"""An embedding shorter than this has no direction, here as in `frtrain.classifier.similarity`."""
 
 
 class Auxiliary(nn.Module):
@@ -42,8 +39,7 @@ class Auxiliary(nn.Module):
 
 def unit(embedding: Tensor) -> Tensor:
     """Embeddings at length 1, `[B, d] -> [B, d]`; 0, without gradient, where there is no direction."""
-    length = torch.linalg.vector_norm(embedding, dim=1)
-    return embedding * torch.where(length > SHORTEST, 1 / length.clamp(min=SHORTEST), 0.0)[:, None]
+    return embedding * inverse_length(embedding)[:, None]
 
 
 AUXILIARIES: Registry[Auxiliary] = Registry("auxiliary")

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-from frtrain.classifier.allocation import empty_like
+from frtrain.classifier.allocation import GradientMemory
 from frtrain.classifier.base import NOTHING, Channel, Reduced, channels_of
 from frtrain.classifier.reduction import REDUCTIONS
 from frtrain.classifier.selection import Selection
@@ -39,7 +39,9 @@ class Step:
         keep: how many similarities may be kept between forward and backward.
         matmul: precision of the matrix products.
         processes: the shards; one for an engine that is not sharded.
-        kept: similarities to centres by first position of their block.
+        memory: for the centres' gradient.
+        inverses: 1 / length of the centres (cosines only) by first position of their block.
+        kept: similarities to centres, likewise.
         to_centres: the centres' gradient between the two backward passes.
         to_bias: the same for the bias.
     """
@@ -52,6 +54,8 @@ class Step:
     keep: int
     matmul: Matmul
     processes: Processes
+    memory: GradientMemory
+    inverses: dict[int, Tensor | None] = field(default_factory=dict)
     kept: dict[int, Tensor] = field(default_factory=dict)
     to_centres: Tensor | None = None
     to_bias: Tensor | None = None
@@ -63,16 +67,19 @@ class Step:
             rows = self.selection.rows(first, last, per_class)
             dtype = block.dtype
             part = centres[rows].to(dtype)
+            if first not in self.inverses:
+                self.inverses[first] = block.inverse(part)
+            inverse = self.inverses[first]
             similarity = self.kept.get(first)
             if similarity is None:
-                similarity = block.forward(part, None if bias is None else bias[rows].to(dtype))
+                similarity = block.forward(part, inverse, None if bias is None else bias[rows].to(dtype))
                 if similarity.numel() <= self.keep:
                     self.keep -= similarity.numel()
                     self.kept[first] = similarity
             weight = None if self.selection.weight is None else self.selection.weight[first:last].to(dtype)
             inside = (self.column >= first) & (self.column < last)
             column = torch.where(inside, self.column - first, 0)
-            yield BlockOfClasses(rows, part, similarity, weight, inside[:, None], column[:, None])
+            yield BlockOfClasses(rows, part, inverse, similarity, weight, inside[:, None], column[:, None])
 
 
 @dataclass(frozen=True)
@@ -82,6 +89,7 @@ class BlockOfClasses:
     Attributes:
         rows: of the centres.
         centres: `[c * K, d]`.
+        inverse: `[c * K]`, 1 / length of the centres, for cosines.
         similarity: `[B, c * K]`, to each centre; must not be written to.
         weight: `[c]` or None.
         inside: `bool [B, 1]`, whether the own class is in the block.
@@ -90,6 +98,7 @@ class BlockOfClasses:
 
     rows: slice | Tensor
     centres: Tensor
+    inverse: Tensor | None
     similarity: Tensor
     weight: Tensor | None
     inside: Tensor
@@ -270,7 +279,7 @@ class _OtherClasses(Function):
         to_tracked = [torch.zeros_like(leaf, dtype=prepared.dtype) for leaf in tracked]
         to_prepared = torch.zeros_like(prepared)
         whole = step.selection.index is None
-        to_centres = empty_like(centres) if whole else torch.zeros_like(centres)
+        to_centres = step.memory.empty_like(centres) if whole else torch.zeros_like(centres)
         to_bias = None if bias is None else torch.zeros_like(bias)
         block = Block(head.geometry, prepared, step.matmul)
         for part in step.blocks(block, centres, bias):
@@ -282,7 +291,7 @@ class _OtherClasses(Function):
             target = to_centres[part.rows] if in_place else torch.empty_like(part.centres)
             if to_bias is not None:
                 to_bias[part.rows] = to_similarity.sum(dim=0).to(to_bias.dtype)
-            to_prepared += block.backward(to_similarity, part.similarity, part.centres, target)
+            to_prepared += block.backward(to_similarity, part.similarity, part.centres, part.inverse, target)
             if not in_place:
                 to_centres[part.rows] = target.to(centres.dtype)
         step.kept.clear()

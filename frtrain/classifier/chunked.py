@@ -9,6 +9,7 @@ import torch
 from annotated_types import Interval
 from torch import Tensor, nn
 
+from frtrain.classifier.allocation import GradientMemory
 from frtrain.classifier.base import CLASSIFIERS, Classifier, Comparison
 from frtrain.classifier.blockwise import Blockwise, Step
 from frtrain.classifier.centres import draw_seed, first_centres
@@ -61,6 +62,7 @@ class BlockwiseClassifier(Classifier):
         self.keep_mib = keep_mib
         self.matmul = matmul
         self.shard = shard
+        self._memory = GradientMemory()
         per_class = head.centres_per_class
         rows = first_centres(shard.first * per_class, shard.last * per_class, embedding_size, init_std, draw_seed())
         self.centres = nn.Parameter(rows)
@@ -84,6 +86,7 @@ class BlockwiseClassifier(Classifier):
             keep=int(self.keep_mib * 2**20) // prepared.element_size(),
             matmul=self.matmul,
             processes=self.processes if len(self.shard) < self.shard.total else ALONE,
+            memory=self._memory,
         )
         return Blockwise(step, prepared, self.centres, self.bias)
 

@@ -96,10 +96,14 @@ class Block:
         """Of the similarities."""
         return self._batch.dtype
 
-    def forward(self, centres: Tensor, bias: Tensor | None) -> Tensor:
-        """`[c, d]` and `[c]` to `[B, c]`, a fresh tensor."""
-        if self.geometry == "cosine":
-            return self._product(centres).mul_(inverse_length(centres))
+    def inverse(self, centres: Tensor) -> Tensor | None:
+        """1 / length of the centres `[c]` where cosines are asked for, to be handed to `forward` and `backward`."""
+        return inverse_length(centres) if self.geometry == "cosine" else None
+
+    def forward(self, centres: Tensor, inverse: Tensor | None, bias: Tensor | None) -> Tensor:
+        """`[c, d]`, `[c]` and `[c]` to `[B, c]`, a fresh tensor."""
+        if inverse is not None:
+            return self._product(centres).mul_(inverse)
         if self.geometry == "inner_product":
             product = self._product(centres)
             return product if bias is None else product.add_(bias)
@@ -107,21 +111,23 @@ class Block:
         squares = self._batch.square().sum(dim=1)[:, None] + centres.square().sum(dim=1)
         return squares.sub_(self._product(centres), alpha=2).clamp_(min=0).neg_()
 
-    def backward(self, gradient: Tensor, similarity: Tensor, centres: Tensor, to_centres: Tensor) -> Tensor:
+    def backward(
+        self, gradient: Tensor, similarity: Tensor, centres: Tensor, inverse: Tensor | None, to_centres: Tensor
+    ) -> Tensor:
         """From the gradient of the similarities to those of batch and centres.
 
         Args:
             gradient: `[B, c]`; may be overwritten.
             similarity: `[B, c]`, as `forward` gave it.
             centres: `[c, d]`.
+            inverse: as `inverse` gave it.
             to_centres: `[c, d]`, is overwritten with the gradient of the centres.
 
         Returns:
             The block's part of the gradient of `prepared`, `[B, d]`.
         """
         batch = self._batch
-        if self.geometry == "cosine":
-            inverse = inverse_length(centres)
+        if inverse is not None:
             gradient.mul_(inverse)
             to_batch = self._times_centres(gradient, centres)
             self._times_batch(gradient, to_centres)
@@ -166,14 +172,15 @@ class _CosineToCentres(Function):
 
     @staticmethod
     def forward(ctx: Any, unit: Tensor, centres: Tensor) -> Tensor:
-        cosine = Block("cosine", unit).forward(centres, None)
-        ctx.save_for_backward(unit, centres, cosine)
+        inverse = inverse_length(centres)
+        cosine = Block("cosine", unit).forward(centres, inverse, None)
+        ctx.save_for_backward(unit, centres, inverse, cosine)
         return cosine
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
-        unit, centres, cosine = ctx.saved_tensors
+        unit, centres, inverse, cosine = ctx.saved_tensors
         to_centres = torch.empty_like(centres)
-        to_unit = Block("cosine", unit).backward(gradient.clone(), cosine, centres, to_centres)
+        to_unit = Block("cosine", unit).backward(gradient.clone(), cosine, centres, inverse, to_centres)
         return to_unit, to_centres

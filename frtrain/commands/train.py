@@ -22,7 +22,7 @@ from frtrain.processes import Processes
 from frtrain.signals import StoppedError, StopRequest
 from frtrain.training.build import check_components, prepare, run_folder_for
 from frtrain.training.checkpoint import Checkpoint, read_checkpoint
-from frtrain.training.console import ConsoleLines, LogFile
+from frtrain.training.console import ConsoleLines, LinesOfARank, LogFile
 from frtrain.training.distributed import all_or_none, lost_processes_told, shared
 from frtrain.training.hardware import this_machine
 from frtrain.training.loop import train
@@ -198,7 +198,7 @@ def _log_to(folder: RunFolder | None, console: Console, rank: int) -> list[loggi
     handlers: list[logging.Handler]
     if folder is None:
         stderr = Console(stderr=True, soft_wrap=True, highlight=False, emoji=False)
-        handlers = [ConsoleLines(stderr, logging.WARNING, f"rank {rank}: ")]
+        handlers = [LinesOfARank(stderr, rank)]
     else:
         try:
             handlers = [ConsoleLines(console), LogFile(folder.log)]

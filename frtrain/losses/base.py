@@ -99,11 +99,6 @@ class Head(nn.Module, Generic[RowT]):
         self._proposed: dict[str, Tensor] = {}
         self._margin_warmup_steps = 0
 
-    @property
-    def leaves_others(self) -> bool:
-        """Whether `others` is the identity, which an engine can then skip."""
-        return type(self).others is Head.others
-
     def set_up(self, classes: int) -> None:
         """Told once, before training and before any state is restored, how many classes there are in all."""
 

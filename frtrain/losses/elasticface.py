@@ -40,7 +40,8 @@ class ElasticFace(Head[Elastic]):
     (Cos+), all from the authors' configurations (the class in their code has 0.0125).
     Known trouble: the authors' plus code sorts the margins and picks from them with the inverse of the ranking, so the
     hardest sample does not get the largest margin; `order` offers both. Their code has no rule beyond pi
-    (`beyond_pi=none`). m_i may be negative in theory; of an angle, the part below 0 is cut off.
+    (`beyond_pi=none`). m_i may be negative in theory; of an angle, the part below 0 is cut off. With
+    `trainer.accumulate` > 1 all batches of a step draw the same m_i, place by place.
 
     Args:
         scale: s.

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from frtrain.losses.base import LOSSES, Head, Samples, SurveyKind
+from frtrain.losses.softplus import softplus
 from frtrain.schema import NonNegative, Positive
 
 SURVEYS: Mapping[str, Mapping[str, SurveyKind]] = {
@@ -21,9 +22,6 @@ SURVEYS: Mapping[str, Mapping[str, SurveyKind]] = {
 
 LARGEST_EXPONENT = 1.0
 """Cut of the log of a wrong class's share, which is at most 0; only the own class, which nobody counts, is above."""
-
-LINEAR_ABOVE = 40.0
-"""log(1 + exp(a)) is a to the last digit of float64 from here on."""
 
 
 class Rivals(NamedTuple):
@@ -62,7 +60,8 @@ class EuclideanMargin(Head[Rivals]):
     Known trouble: free embeddings may lower the softmax by growing, against which m = 1 becomes small. Without softmax,
     all centres in one point is a solution, with loss m (C - 1), or m averaged, that only the margin repels. Two wrong
     classes exactly as near count both as the hardest. A sampled engine counts the hardest class that it draws once for
-    each class that it stands for, so `hardest` weighs more there; the other kinds keep their expectation.
+    each class that it stands for, so `hardest` weighs more there; `hinge` keeps its expectation; `smooth` without
+    softmax is a cross-entropy of the sample.
 
     Args:
         kind: which L_M.
@@ -138,7 +137,7 @@ class EuclideanMargin(Head[Rivals]):
         """What L_M adds besides the wrong classes, `[B] -> [B]`; see `other_terms`."""
         if self.kind != "smooth":
             return torch.zeros_like(similarity)
-        value = F.softplus(row.found - self.smooth_scale * self.lowered(similarity), threshold=LINEAR_ABOVE)
+        value = softplus(row.found - self.smooth_scale * self.lowered(similarity))
         return self.weight * (value - self.push(row))
 
     def other_terms(self, similarity: Tensor, row: Rivals) -> Tensor:

@@ -6,18 +6,16 @@ import math
 from typing import Annotated, Literal
 
 import torch
-import torch.nn.functional as F
 from annotated_types import Gt, Interval, Lt
 from torch import Tensor, nn
 
 from frtrain.losses.angular import MarginGradient, add_angle, angle, with_slope_one
 from frtrain.losses.base import LOSSES, Head, NoRow
+from frtrain.losses.softplus import softplus
 from frtrain.schema import AtLeastOne, Positive
 
 Share = Annotated[float, Gt(0), Lt(1)]
 Margin = Annotated[float, Interval(ge=0, le=10)]
-LINEAR_ABOVE = 40.0
-"""log(1 + exp(a)) is a to the last digit of float64 from here on."""
 
 
 @LOSSES.register("sphereface2")
@@ -108,12 +106,12 @@ class SphereFace2(Head[NoRow]):
     def target(self, similarity: Tensor, row: NoRow) -> Tensor:
         """lambda log(1 + exp(-z_y)), `[B] -> [B]`."""
         logit = self._logit(similarity, self.own_similarity(similarity, self._margin_now()))
-        return self.positive_share * F.softplus(-logit, threshold=LINEAR_ABOVE)
+        return self.positive_share * softplus(-logit)
 
     def others(self, similarity: Tensor, row: NoRow) -> Tensor:
         """(1 - lambda) log(1 + exp(z_j)), `[B, c] -> [B, c]`."""
         logit = self._logit(similarity, self.wrong_similarity(similarity, self._margin_now()))
-        return (1 - self.positive_share) * F.softplus(logit, threshold=LINEAR_ABOVE)
+        return (1 - self.positive_share) * softplus(logit)
 
     def diagnostics(self, row: NoRow) -> dict[str, Tensor]:
         """`bias`: b."""

@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Literal
 
 from annotated_types import Interval
 from torch import Tensor
 
 from frtrain.losses.angular import MarginGradient, angle, with_slope_one
 from frtrain.losses.base import LOSSES, Head, Samples
+from frtrain.losses.sphereface import Length
 from frtrain.schema import NonNegative, Positive
 
 Multiple = Annotated[float, Interval(ge=1, le=10)]
-
-
-class Length(NamedTuple):
-    """Per sample, the length of its embedding, `[B]`; carries gradient."""
-
-    norm: Tensor
 
 
 @LOSSES.register("sphereface_r")
@@ -68,11 +63,6 @@ class SphereFaceR(Head[Length]):
         self.softness = softness
         self.loss_weight = loss_weight
         self.margin_gradient = margin_gradient
-
-    @property
-    def leaves_others(self) -> bool:
-        """Only v2 touches wrong classes."""
-        return self.version != "v2"
 
     def row(self, samples: Samples) -> Length:
         """The length of each embedding."""

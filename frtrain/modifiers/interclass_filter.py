@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from frtrain.losses.base import Head, Samples
+from frtrain.losses.base import Geometry, Head, Samples
 from frtrain.modifiers.base import Modifier, loss_name
+
+IN_WORDS: Mapping[Geometry, str] = {"inner_product": "inner product", "euclidean": "euclidean distance"}
+"""What other losses compare by."""
 
 
 class InterclassFilter(Modifier):
@@ -30,14 +34,12 @@ class InterclassFilter(Modifier):
         ValueError: the loss does not compare by cosine.
     """
 
-    leaves_others = False
-
     def __init__(self, inner: Head[Any], threshold: float):
         super().__init__(inner)
         if inner.geometry != "cosine":
             raise ValueError(
-                f"modifiers.interclass_filter={threshold}: only for losses on cosines, and {loss_name(inner)} is on "
-                f"{inner.geometry.replace('_', ' ')}s"
+                f"modifiers.interclass_filter={threshold}: only for losses that compare by cosine, and "
+                f"{loss_name(inner)} compares by {IN_WORDS[inner.geometry]}"
             )
         self.threshold = threshold
 

@@ -12,6 +12,9 @@ from rich.markup import escape
 
 STYLES = {logging.WARNING: "yellow", logging.ERROR: "red", logging.CRITICAL: "red"}
 
+SAME_EVERYWHERE = (logging.Filter("frtrain.losses"), logging.Filter("frtrain.classifier"))
+"""Whose records are the same on every process: each sets up the same loss for the same classes."""
+
 
 class ConsoleLines(logging.Handler):
     """Prints records on a rich console, above a live progress line if there is one.
@@ -36,6 +39,19 @@ class ConsoleLines(logging.Handler):
             self.console.print(f"[dim]{clock}[/] " + (f"[{style}]{text}[/]" if style else text))
         except OSError:
             self.console.quiet = True  # nobody is listening any more; the log file is, and the run goes on
+
+
+class LinesOfARank(ConsoleLines):
+    """Warnings and errors of a process other than the first, with its rank, but for those that process 0 gives alike.
+
+    Args:
+        console: where.
+        rank: of the process.
+    """
+
+    def __init__(self, console: Console, rank: int):
+        super().__init__(console, logging.WARNING, f"rank {rank}: ")
+        self.addFilter(lambda record: not any(logger.filter(record) for logger in SAME_EVERYWHERE))
 
 
 class LogFile(logging.FileHandler):

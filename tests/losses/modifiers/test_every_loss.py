@@ -146,7 +146,7 @@ def test_all_modifiers_together_are_finite_and_each_acts(loss, make_head, modifi
 def test_everything_that_a_head_can_be_asked_is_asked_of_the_inner_head(loss, make_head):
     head = make_head(loss)
     outer = Modifier(Modifier(head))
-    assert {"geometry", "reduction", "scale", "row", "others", "advance", "leaves_others", "sample_losses"} <= CONTRACT
+    assert {"geometry", "reduction", "scale", "row", "others", "advance", "sample_losses"} <= CONTRACT
     for name in CONTRACT:
         assert getattr(outer, name) == getattr(head, name)
 

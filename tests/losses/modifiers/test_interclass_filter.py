@@ -64,6 +64,7 @@ def test_accuracy_does_not_know_of_the_filter(make_head, crowd, cosines, given):
     assert accuracy[0] == accuracy[1]
 
 
-def test_an_engine_does_not_skip_a_filtered_loss(make_head):
-    assert make_head("cosface").leaves_others
-    assert not InterclassFilter(make_head("cosface"), 0.4).leaves_others
+@pytest.mark.parametrize(("config", "way"), [("softmax", "inner product"), ("euclidean_margin", "euclidean distance")])
+def test_loss_that_does_not_compare_by_cosine_is_refused_in_words(config, way, make_head):
+    with pytest.raises(ValueError, match=rf"losses that compare by cosine, and loss={config} compares by {way}$"):
+        InterclassFilter(make_head(config), THRESHOLD)

@@ -10,7 +10,7 @@ import difflib
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, TypeVar
 
-from annotated_types import Ge, Gt, Interval
+from annotated_types import Interval
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from frtrain.errors import ConfigError
@@ -18,14 +18,20 @@ from frtrain.errors import ConfigError
 STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, protected_namespaces=())
 """No unknown keys, no silent conversions, no infinite numbers."""
 
+LARGEST = 1e9
+"""No scale, rate, length or weight means anything above this, and arithmetic with it would overflow somewhere."""
+
+MOST = 10**12
+"""No number of steps, classes or bytes is above this."""
+
 Seed = Annotated[int, Interval(ge=0, lt=2**63)]
-Positive = Annotated[float, Gt(0)]
-NonNegative = Annotated[float, Ge(0)]
-AtLeastOne = Annotated[float, Ge(1)]
+Positive = Annotated[float, Interval(gt=0, le=LARGEST)]
+NonNegative = Annotated[float, Interval(ge=0, le=LARGEST)]
+AtLeastOne = Annotated[float, Interval(ge=1, le=LARGEST)]
 Fraction = Annotated[float, Interval(ge=0, le=1)]
 FractionBelowOne = Annotated[float, Interval(ge=0, lt=1)]
-PositiveInt = Annotated[int, Gt(0)]
-NonNegativeInt = Annotated[int, Ge(0)]
+PositiveInt = Annotated[int, Interval(gt=0, le=MOST)]
+NonNegativeInt = Annotated[int, Interval(ge=0, le=MOST)]
 
 
 class Section(BaseModel):

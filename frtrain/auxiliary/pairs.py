@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from importlib import import_module
 from types import ModuleType
 from typing import Any, Literal
 
+import torch
 from torch import Tensor
 
 from frtrain.auxiliary.base import AUXILIARIES, Auxiliary, unit
@@ -60,6 +62,22 @@ class PairsLoss(Auxiliary):
             reason = str(error).rpartition("__init__() ")[2]
             raise ValueError(f"auxiliary.parameters={parameters}: not those of {loss} ({reason})") from None
         self.miner: Any = getattr(_package("miners"), miner)() if miner is not None else None
+        self._try_out(f"auxiliary.loss={loss} auxiliary.parameters={parameters}")
+
+    @torch.no_grad()
+    def _try_out(self, setting: str) -> None:
+        """Compute the loss of four faces of two people.
+
+        Raises:
+            ValueError: it fails, or is not finite.
+        """
+        faces = unit(torch.tensor([[1.0, 0.1], [1.0, -0.2], [0.1, 1.0], [-0.3, 1.0]]))
+        try:
+            value = float(self.loss(faces, torch.tensor([0, 0, 1, 1])))
+        except Exception as error:
+            raise ValueError(f"{setting}: cannot be computed ({type(error).__name__}: {error})") from None
+        if not math.isfinite(value):
+            raise ValueError(f"{setting}: the loss of four ordinary faces is {value}")
 
     def forward(self, embedding: Tensor, labels: Tensor) -> Tensor:
         """L, a scalar."""

@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from frtrain.classifier.base import CLASSIFIERS, Classifier
+from frtrain.classifier.base import CLASSIFIERS, Classifier, InitStd
 from frtrain.classifier.chunked import Chunk, ChunkedClassifier, ShardedClassifier
 from frtrain.classifier.dense import DenseClassifier
 from frtrain.classifier.similarity import Matmul
 from frtrain.losses.base import Head
 from frtrain.processes import ALONE, Processes
-from frtrain.schema import NonNegative, Positive
+from frtrain.schema import NonNegative
 
 log = logging.getLogger(__name__)
 
@@ -24,7 +24,7 @@ def automatic(
     head: Head[Any],
     classes: int,
     embedding_size: int,
-    init_std: Positive,
+    init_std: InitStd,
     chunk: Chunk,
     keep_mib: NonNegative,
     matmul: Matmul,

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Annotated, Any, Protocol
 
 import torch
+from annotated_types import Interval
 from torch import Tensor, nn
 
 from frtrain.auxiliary.base import Auxiliary
@@ -215,5 +216,8 @@ class Classifier(nn.Module):
         if self.auxiliary is not None:
             self.auxiliary.advance()
 
+
+InitStd = Annotated[float, Interval(ge=1e-4, le=1e3)]
+"""Standard deviation of the first centres. Much shorter ones would have no direction (`frtrain.directions.SHORTEST`)."""
 
 CLASSIFIERS: Registry[Classifier] = Registry("classifier")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from typing import Annotated, Any, Literal
 
@@ -10,7 +11,7 @@ from annotated_types import Interval
 from torch import Tensor, nn
 
 from frtrain.classifier.allocation import GradientMemory
-from frtrain.classifier.base import CLASSIFIERS, Classifier, Comparison
+from frtrain.classifier.base import CLASSIFIERS, Classifier, Comparison, InitStd
 from frtrain.classifier.blockwise import Blockwise, Step
 from frtrain.classifier.centres import draw_seed, first_centres
 from frtrain.classifier.selection import Selection, Shard, block_size, sample_classes
@@ -18,7 +19,9 @@ from frtrain.classifier.similarity import Matmul
 from frtrain.losses.base import Head
 from frtrain.losses.noise import hashed
 from frtrain.processes import ALONE, Processes
-from frtrain.schema import NonNegative, Positive, PositiveInt
+from frtrain.schema import NonNegative, PositiveInt
+
+log = logging.getLogger(__name__)
 
 Chunk = Literal["auto"] | PositiveInt
 Rate = Annotated[float, Interval(gt=0, le=1)]
@@ -107,7 +110,7 @@ class ChunkedClassifier(BlockwiseClassifier):
         head: Head[Any],
         classes: int,
         embedding_size: int,
-        init_std: Positive,
+        init_std: InitStd,
         chunk: Chunk,
         keep_mib: NonNegative,
         matmul: Matmul,
@@ -130,7 +133,7 @@ class ShardedClassifier(BlockwiseClassifier):
         head: Head[Any],
         classes: int,
         embedding_size: int,
-        init_std: Positive,
+        init_std: InitStd,
         chunk: Chunk,
         keep_mib: NonNegative,
         matmul: Matmul,
@@ -161,7 +164,7 @@ class SampledClassifier(BlockwiseClassifier):
         head: Head[Any],
         classes: int,
         embedding_size: int,
-        init_std: Positive,
+        init_std: InitStd,
         rate: Rate,
         chunk: Chunk,
         keep_mib: NonNegative,
@@ -171,6 +174,11 @@ class SampledClassifier(BlockwiseClassifier):
         shard = Shard.of(classes, processes.rank, processes.count)
         super().__init__(head, classes, embedding_size, init_std, chunk, keep_mib, matmul, processes, shard)
         self.rate = rate
+        log.info(
+            "classifier sampled: of %s classes here, those of the batch and %s of the others in a step",
+            f"{len(shard):,}",
+            f"{rate:.3g}",
+        )
         self.seed = draw_seed() >> 1
         self.register_buffer("draws", torch.zeros((), dtype=torch.int64))
 

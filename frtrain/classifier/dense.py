@@ -8,12 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from frtrain.classifier.base import CLASSIFIERS, NOTHING, Classifier, Reduced, channels_of
+from frtrain.classifier.base import CLASSIFIERS, NOTHING, Classifier, InitStd, Reduced, channels_of
 from frtrain.classifier.centres import draw_seed, first_centres
 from frtrain.classifier.similarity import nearest_sub_centre, similarity
 from frtrain.losses.base import Head, Samples, SurveyKind
 from frtrain.processes import ALONE, Processes
-from frtrain.schema import Positive
 
 GATHER: dict[SurveyKind, Callable[..., Tensor]] = {"sum": torch.sum, "max": torch.amax, "logsumexp": torch.logsumexp}
 
@@ -42,7 +41,7 @@ class DenseClassifier(Classifier):
     """
 
     def __init__(
-        self, head: Head[Any], classes: int, embedding_size: int, init_std: Positive, processes: Processes = ALONE
+        self, head: Head[Any], classes: int, embedding_size: int, init_std: InitStd, processes: Processes = ALONE
     ):
         super().__init__(head, classes, processes)
         rows = classes * head.centres_per_class

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from annotated_types import Ge, Interval, Len
+from annotated_types import Interval, Len
 from hydra.core.hydra_config import HydraConfig
 from numpy.typing import NDArray
 from rich.console import Console
@@ -24,7 +24,7 @@ from frtrain.data.images import write_png_or_jpeg
 from frtrain.errors import ConfigError, DataError, ImageError
 from frtrain.losscurves.curves import Scene
 from frtrain.losscurves.picture import DASHES
-from frtrain.schema import NonNegativeInt, Positive, Section
+from frtrain.schema import Positive, Section
 
 EXAMPLES = """
 python -m frtrain inspect data=folder data.root=/faces/crops   counts, and every unreadable image
@@ -68,10 +68,10 @@ class Config(Section):
     loss: dict[str, Any] | None = None
     compare: Annotated[list[str | dict[str, Any]], Len(max_length=LOSSES_ON_A_PAGE)]
     picture: str | None
-    classes: Annotated[int, Ge(2)]
+    classes: Annotated[int, Interval(ge=2, le=2**31)]
     angles: Annotated[list[Annotated[float, Interval(ge=0, le=180)]], Len(1, len(DASHES))]
     norms: Annotated[list[Positive], Len(1, NORMS_OF_A_LOSS)] | None
-    steps: NonNegativeInt
+    steps: Annotated[int, Interval(ge=0, le=1_000_000)]
     dots_per_inch: Annotated[int, Interval(ge=20, le=600)]
 
     @property

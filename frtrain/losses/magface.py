@@ -69,9 +69,11 @@ class MagFace(Head[Magnitude]):
     ):
         super().__init__(scale)
         if shortest >= longest:
-            raise ValueError(f"shortest={shortest} must be below longest={longest}")
+            raise ValueError(f"loss.shortest={shortest} must be below loss.longest={longest}")
         if smallest_margin > largest_margin:
-            raise ValueError(f"smallest_margin={smallest_margin} must not be above largest_margin={largest_margin}")
+            raise ValueError(
+                f"loss.smallest_margin={smallest_margin} must not be above loss.largest_margin={largest_margin}"
+            )
         self.shortest = shortest
         self.longest = longest
         self.smallest_margin = smallest_margin

@@ -71,7 +71,7 @@ class NPCFace(Head[Cooperation]):
     ):
         if margin_slope > margin or margin + margin_slope > math.pi:
             raise ValueError(
-                f"margin_slope={margin_slope}: the margin of a sample, margin +- margin_slope with margin={margin}, "
+                f"loss.margin_slope={margin_slope}: the margin of a sample, margin +- margin_slope with loss.margin={margin}, "
                 "must stay between 0 and pi"
             )
         super().__init__(scale)

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import torch
+from annotated_types import Interval
 from torch import Tensor
 
 from frtrain.losses.base import LOSSES, Head, Samples
-from frtrain.schema import NonNegative, Positive, PositiveInt
+from frtrain.schema import NonNegative, Positive
 
 
 class Length(NamedTuple):
     """Per sample, the length of its embedding, `[B]`; carries gradient."""
 
     norm: Tensor
+
+
+Multiplier = Annotated[int, Interval(ge=1, le=16)]
+"""m; the cosine of m theta is a polynomial of degree m, and its slope m^2."""
 
 
 @LOSSES.register("sphereface")
@@ -51,7 +56,7 @@ class SphereFace(Head[Length]):
     def __init__(
         self,
         scale: Positive | None,
-        margin: PositiveInt,
+        margin: Multiplier,
         lambda_base: NonNegative,
         gamma: NonNegative,
         power: NonNegative,

@@ -68,9 +68,9 @@ class SphereFace2(Head[NoRow]):
     ):
         super().__init__(scale)
         if margin_kind == "M" and margin < 1:
-            raise ValueError(f"margin={margin} is a factor on the angle with margin_kind=M: it must be at least 1")
+            raise ValueError(f"loss.margin={margin} is a factor on the angle with margin_kind=M: it must be at least 1")
         if margin_kind == "A" and margin > math.pi:
-            raise ValueError(f"margin={margin} is in radians with margin_kind=A: it must be at most pi")
+            raise ValueError(f"loss.margin={margin} is in radians with margin_kind=A: it must be at most pi")
         self.margin_kind = margin_kind
         self.margin = margin
         self.positive_share = positive_share
@@ -95,9 +95,13 @@ class SphereFace2(Head[NoRow]):
         u, v = (self.scale * f(at_zero, self.margin).item() for f in (self.own_similarity, self.wrong_similarity))
         q = self.positive_share / ((1 - self.positive_share) * (classes - 1))
         root = math.hypot(1 - q, 2 * math.sqrt(q) * math.exp((u - v) / 2))
-        if q < 1:
-            return math.log(2 * q / (1 - q + root)) - v
-        return math.log((q - 1 + root) / 2) - u
+        ratio, shift = (2 * q / (1 - q + root), v) if q < 1 else ((q - 1 + root) / 2, u)
+        if ratio <= 0:
+            raise ValueError(
+                f"loss.scale={self.scale} with loss.positive_share={self.positive_share} and {classes} classes leaves no "
+                "balanced bias: lower the scale, or set loss.initial_bias"
+            )
+        return math.log(ratio) - shift
 
     def scale_of(self, row: NoRow) -> float:
         """lw / r: r itself is inside the logarithms."""

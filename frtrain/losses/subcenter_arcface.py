@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
+from annotated_types import Interval
+
 from frtrain.losses.angular import BeyondPi, MarginGradient, Radians
 from frtrain.losses.arcface import ArcFace
 from frtrain.losses.base import LOSSES
-from frtrain.schema import Positive, PositiveInt
+from frtrain.schema import Positive
+
+SubCentres = Annotated[int, Interval(ge=1, le=1000)]
 
 
 @LOSSES.register("subcenter_arcface")
@@ -34,7 +40,7 @@ class SubCenterArcFace(ArcFace):
         self,
         scale: Positive,
         margin: Radians,
-        sub_centres: PositiveInt,
+        sub_centres: SubCentres,
         beyond_pi: BeyondPi,
         margin_gradient: MarginGradient,
     ):

@@ -10,6 +10,7 @@ import platform
 import shutil
 import sys
 import time
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ class RunFolder:
     def __init__(self, path: Path, created: bool = False):
         self.path = path
         self.created = created
+        self.created_parent = False
         self.in_use = False
         self.checkpoints = path / "checkpoints"
         self.metrics = path / "metrics.jsonl"
@@ -48,7 +50,7 @@ class RunFolder:
             FrtrainError: it cannot be made or written to.
         """
         path = Path(run_dir).expanduser() if run_dir else Path(runs).expanduser() / name
-        created = not run_dir or not path.exists()
+        created, created_parent = not run_dir or not path.exists(), not run_dir and not path.exists()
         try:
             if not run_dir:
                 path = _new_folder(path)
@@ -59,6 +61,7 @@ class RunFolder:
                 f"{path}: the run folder cannot be written ({error.strerror}); choose another with {key}=..."
             ) from None
         folder = cls(path, created)
+        folder.created_parent = created_parent
         folder.lock()
         return folder
 
@@ -82,6 +85,9 @@ class RunFolder:
         (self.path / ".lock").unlink(missing_ok=True)
         if self.created and not self.in_use and not self.steps():
             shutil.rmtree(self.path, ignore_errors=True)
+            if self.created_parent:
+                with suppress(OSError):  # other runs are in it by now
+                    self.path.parent.rmdir()
         self._lock.close()  # last: until here nobody else may have begun in the folder
 
     def write_facts(

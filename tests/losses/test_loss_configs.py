@@ -44,6 +44,10 @@ def test_sv_arc_softmax_is_sv_softmax_on_the_margin_of_arcface(loss_spec):
         ("sv_softmax", "beyond_pi", "easy"),
         ("normface", "scale", -1),
         ("softmax", "bias", "no"),
+        ("arcface", "scale", 1e30),
+        ("sphereface", "margin", 1000),
+        ("subcenter_arcface", "sub_centres", 10**9),
+        ("sv_softmax", "t_warmup_steps", 10**20),
     ],
 )
 def test_impossible_value_is_an_error_that_names_the_key(config, key, value, loss_spec):

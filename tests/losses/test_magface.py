@@ -131,8 +131,8 @@ def test_setting_for_fine_tuning_builds(make_head):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"shortest": 110, "longest": 10}, "shortest=110.* longest=10"),
-        ({"smallest_margin": 0.9}, "smallest_margin=0.9 .*largest_margin=0.8"),
+        ({"shortest": 110, "longest": 10}, r"loss\.shortest=110.* loss\.longest=10"),
+        ({"smallest_margin": 0.9}, r"loss\.smallest_margin=0\.9 .*loss\.largest_margin=0\.8"),
     ],
 )
 def test_ends_in_the_wrong_order_are_an_error_that_names_both_keys(changes, message, make_head):

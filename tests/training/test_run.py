@@ -114,7 +114,9 @@ def test_labels_beyond_the_classes_stop_the_run_before_the_first_step(
 
 def test_a_run_that_is_not_finite_stops_and_names_the_tensor(small_run: SmallRun):
     with pytest.raises(TrainingError, match=r"in a row were not finite.*optimizer\.lr"):
-        small_run("run", "optimizer.lr=1e30", "trainer.max_skipped_in_a_row=2", "trainer.clip_norm=null")
+        small_run(
+            "run", "optimizer.lr=1e9", "loss.scale=1e9", "trainer.max_skipped_in_a_row=2", "trainer.clip_norm=null"
+        )
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import time
 
+import torch
+
+from frtrain.errors import TrainingError
 from frtrain.training.checkpoint import write_checkpoint
 from frtrain.training.distributed import all_or_none
 from frtrain.training.observers.base import Observer, StepFacts
@@ -38,6 +41,8 @@ class Checkpointing(Observer):
 
     def _write(self, run: Run) -> None:
         step = run.state.step
+        with all_or_none(run.processes):
+            check_weights(run)
         checkpoint = run.to_checkpoint()
         with all_or_none(run.processes):
             if checkpoint is not None:
@@ -47,3 +52,18 @@ class Checkpointing(Observer):
                     run.folder.point("best", step)
                 run.folder.prune(run.config.checkpoint.keep, run.state.best_step)
         self._written_step = step
+
+
+def check_weights(run: Run) -> None:
+    """Refuse to save what cannot be used: the guard of a step looks at its gradients, not at what the step made of them.
+
+    Raises:
+        TrainingError: a weight or a statistic is not finite; names it.
+    """
+    for part, module in (("backbone", run.backbone), ("classifier", run.classifier)):
+        for name, tensor in module.state_dict().items():
+            if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+                raise TrainingError(
+                    f"{part}.{name} is not finite after step {run.state.step}: no checkpoint is written, earlier ones are as "
+                    "they were. Usual remedies: a smaller optimizer.lr, a longer scheduler.warmup_epochs, trainer.clip_norm"
+                )

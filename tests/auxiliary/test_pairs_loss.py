@@ -96,3 +96,17 @@ def test_loss_outside_the_list_is_refused():
 def test_wrong_parameters_are_refused(parameters):
     with pytest.raises(ConfigError, match=r"auxiliary\.parameters="):
         pairs(parameters=parameters)
+
+
+@pytest.mark.parametrize(
+    ("loss", "parameters"),
+    [
+        ("MultiSimilarityLoss", {"alpha": 0}),
+        ("NTXentLoss", {"temperature": 0.0}),
+        ("TripletMarginLoss", {"reducer": 1}),
+    ],
+)
+def test_parameters_that_cannot_work_are_refused_before_training(loss, parameters):
+    spec = {"name": "pairs", "loss": loss, "parameters": parameters, "miner": None, "weight": 1.0}
+    with pytest.raises(ConfigError, match=r"auxiliary\.parameters"):
+        AUXILIARIES.build(spec)

@@ -40,7 +40,6 @@ class BlockwiseClassifier(Classifier):
             more than one block of similarities exists.
         matmul: precision of the matrix products, see `frtrain.classifier.similarity.Matmul`.
         processes: who trains together.
-        shard: the classes of this process.
 
     Raises:
         ValueError: fewer than two classes, or a loss that needs all classes at once.
@@ -51,12 +50,11 @@ class BlockwiseClassifier(Classifier):
         head: Head[Any],
         classes: int,
         embedding_size: int,
-        init_std: float,
-        chunk: int | str,
-        keep_mib: float,
+        init_std: InitStd,
+        chunk: Chunk,
+        keep_mib: NonNegative,
         matmul: Matmul,
-        processes: Processes,
-        shard: Shard,
+        processes: Processes = ALONE,
     ):
         super().__init__(head, classes, processes)
         if head.dense_only:
@@ -64,12 +62,17 @@ class BlockwiseClassifier(Classifier):
         self.chunk = chunk
         self.keep_mib = keep_mib
         self.matmul = matmul
-        self.shard = shard
+        self.shard = shard = self.shard_of(classes, processes)
         self._memory = GradientMemory()
         per_class = head.centres_per_class
         rows = first_centres(shard.first * per_class, shard.last * per_class, embedding_size, init_std, draw_seed())
         self.centres = nn.Parameter(rows)
         self.bias = nn.Parameter(torch.zeros(len(rows))) if head.bias else None
+
+    @staticmethod
+    def shard_of(classes: int, processes: Processes) -> Shard:
+        """The classes whose centres this process holds; by default all."""
+        return Shard(0, classes, classes)
 
     @property
     def centre_dtype(self) -> torch.dtype:
@@ -105,20 +108,6 @@ class ChunkedClassifier(BlockwiseClassifier):
     With several processes each computes the whole, which is right but wasteful: `sharded` divides the work.
     """
 
-    def __init__(
-        self,
-        head: Head[Any],
-        classes: int,
-        embedding_size: int,
-        init_std: InitStd,
-        chunk: Chunk,
-        keep_mib: NonNegative,
-        matmul: Matmul,
-        processes: Processes = ALONE,
-    ):
-        shard = Shard(0, classes, classes)
-        super().__init__(head, classes, embedding_size, init_std, chunk, keep_mib, matmul, processes, shard)
-
 
 @CLASSIFIERS.register("sharded")
 class ShardedClassifier(BlockwiseClassifier):
@@ -128,23 +117,14 @@ class ShardedClassifier(BlockwiseClassifier):
     or a similarity. Loss and gradients are those of one process that holds everything.
     """
 
-    def __init__(
-        self,
-        head: Head[Any],
-        classes: int,
-        embedding_size: int,
-        init_std: InitStd,
-        chunk: Chunk,
-        keep_mib: NonNegative,
-        matmul: Matmul,
-        processes: Processes = ALONE,
-    ):
-        shard = Shard.of(classes, processes.rank, processes.count)
-        super().__init__(head, classes, embedding_size, init_std, chunk, keep_mib, matmul, processes, shard)
+    @staticmethod
+    def shard_of(classes: int, processes: Processes) -> Shard:
+        """The part of this process."""
+        return Shard.of(classes, processes.rank, processes.count)
 
 
 @CLASSIFIERS.register("sampled")
-class SampledClassifier(BlockwiseClassifier):
+class SampledClassifier(ShardedClassifier):
     """Partial FC (An et al., CVPR 2022, arXiv 2203.15565): the batch's own classes and a random part of the others.
 
     All classes of a process that are somebody's label take part in a step, and at least a share `rate` of its others, drawn
@@ -171,12 +151,11 @@ class SampledClassifier(BlockwiseClassifier):
         matmul: Matmul,
         processes: Processes = ALONE,
     ):
-        shard = Shard.of(classes, processes.rank, processes.count)
-        super().__init__(head, classes, embedding_size, init_std, chunk, keep_mib, matmul, processes, shard)
+        super().__init__(head, classes, embedding_size, init_std, chunk, keep_mib, matmul, processes)
         self.rate = rate
         log.info(
             "classifier sampled: of %s classes here, those of the batch and %s of the others in a step",
-            f"{len(shard):,}",
+            f"{len(self.shard):,}",
             f"{rate:.3g}",
         )
         self.seed = draw_seed() >> 1

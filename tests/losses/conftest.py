@@ -48,7 +48,7 @@ def dense() -> Callable[[Head[Any], Tensor], DenseClassifier]:
     return build
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture
 def golden() -> tuple[Tensor, Tensor, Tensor]:
     """Embeddings `[4, 8]`, centres `[6, 8]` in float64 and labels `[4]`, from integer formulas.
 

@@ -8,17 +8,12 @@ import torch
 from torch import Tensor
 
 from frtrain.classifier import CLASSIFIERS, Classifier
+from frtrain.commands.composition import compose_plain
 from frtrain.config import ModifiersConfig
 from frtrain.losses import LOSSES
 from frtrain.modifiers import modified
 
-OFF = {
-    "focal_gamma": 0.0,
-    "hard_mining": 1.0,
-    "label_smoothing": 0.0,
-    "interclass_filter": None,
-    "margin_warmup_steps": 0,
-}
+OFF = compose_plain("train", [])["modifiers"]
 """No modifier, as configs/train.yaml has it."""
 
 

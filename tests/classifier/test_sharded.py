@@ -11,6 +11,7 @@ import torch.multiprocessing as multiprocessing
 from frtrain.auxiliary import AUXILIARIES
 from frtrain.classifier import CLASSIFIERS
 from frtrain.classifier.selection import Shard
+from frtrain.commands.composition import compose_plain
 from frtrain.config import ModifiersConfig
 from frtrain.losses import LOSSES
 from frtrain.modifiers import modified
@@ -23,13 +24,8 @@ BATCH = ([0, 3, 12, -1, 3, 5, 7, 12, 1], [0, 3, 12, -1, 3, 5, 7, 12, 1, 4])
 BLOCKWISE = {"init_std": 0.3, "chunk": 4, "keep_mib": 0.0, "matmul": "float32"}
 
 
-OFF = {
-    "focal_gamma": 0.0,
-    "hard_mining": 1.0,
-    "label_smoothing": 0.0,
-    "interclass_filter": None,
-    "margin_warmup_steps": 0,
-}
+OFF = compose_plain("train", [])["modifiers"]
+"""No modifier, as configs/train.yaml has it."""
 
 MODIFIED = {
     "smoothed": ("arcface", {"label_smoothing": 0.1, "interclass_filter": 0.4, "hard_mining": 0.5}, None),

@@ -1,6 +1,6 @@
 """Sources of labelled faces, augmentation, deterministic order and loading."""
 
-from frtrain.data import folder, jitter, synthetic
+from frtrain.data import jitter, sources, synthetic
 from frtrain.data.source import SOURCES, Source
 
-__all__ = ["SOURCES", "Source", "folder", "jitter", "synthetic"]
+__all__ = ["SOURCES", "Source", "jitter", "sources", "synthetic"]

@@ -48,13 +48,21 @@ def read_image(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
     Raises:
         ImageError: the file is missing, empty, truncated, not an image, or larger than `MAX_PIXELS`.
     """
+    return decode_image(read_file(path), path)
+
+
+def read_file(path: str | os.PathLike[str]) -> bytes:
+    """The content of an image file.
+
+    Raises:
+        ImageError: it is missing, cannot be read, or is no regular file.
+    """
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):  # noqa: PTH116 (a pipe or device would be waited for, not read)
             raise ImageError(path, "is not a regular file")
-        data = Path(path).read_bytes()
+        return Path(path).read_bytes()
     except OSError as error:
         raise ImageError(path, f"cannot be read ({error.strerror or error})") from None
-    return decode_image(data, path)
 
 
 def decode_image(data: bytes, path: str | os.PathLike[str]) -> NDArray[np.uint8]:

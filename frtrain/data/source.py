@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -21,7 +21,7 @@ class Source(Protocol):
         fingerprint: short text that changes when the data change (names, counts, order); stored in checkpoints.
     """
 
-    classes: list[str]
+    classes: Sequence[str]
     labels: NDArray[np.int64]
     fingerprint: str
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +26,7 @@ class IdentitySubset:
         self.source = source
         self.indices = np.flatnonzero(new_label[source.labels] >= 0)
         self.labels = new_label[source.labels[self.indices]]
-        self.classes = [source.classes[label] for label in identities]
+        self.classes: Sequence[str] = [source.classes[label] for label in identities]
         digest = hashlib.sha256(np.ascontiguousarray(identities).tobytes()).hexdigest()[:12]
         self.fingerprint = f"{source.fingerprint}:subset {len(identities)} {digest}"
 

@@ -125,7 +125,7 @@ class Run:
             tensors=tensors,
             state=self.state.as_dict(),
             config=self.config.model_dump(),
-            classes=self.source.classes,
+            classes=list(self.source.classes),
             fingerprint=self.source.fingerprint,
             preprocessing=self.preprocessing.as_dict(),
         )

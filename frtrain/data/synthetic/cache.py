@@ -15,12 +15,6 @@ logger = logging.getLogger(__name__)
 _CHECKSUM_BYTES = 4
 
 
-def default_folder() -> Path:
-    """`$XDG_CACHE_HOME/frtrain`, or `~/.cache/frtrain`."""
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "frtrain"
-
-
 class CropCache:
     """`count` images of one shape in the sparse file `path`.
 

@@ -17,8 +17,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from frtrain.data.index_cache import cache_folder
 from frtrain.data.source import SOURCES
-from frtrain.data.synthetic.cache import CropCache, default_folder
+from frtrain.data.synthetic.cache import CropCache
 from frtrain.data.synthetic.conditions import draw_conditions
 from frtrain.data.synthetic.identity import draw_person
 from frtrain.data.synthetic.photograph import CROP_SIZE, RENDERER_VERSION, class_name, render_crop
@@ -124,7 +125,7 @@ class SyntheticFaces:
         """One file per data set and per version of what computes its pixels."""
         computed_by = f"{self.fingerprint} cv2={cv2.__version__} numpy={np.__version__} {platform.machine()}"
         name = f"synthetic-{hashlib.sha256(computed_by.encode()).hexdigest()[:16]}.crops"
-        parent = default_folder() if folder == "auto" else Path(folder).expanduser()
+        parent = cache_folder() if folder == "auto" else Path(folder).expanduser()
         cache = CropCache(parent / name, len(self), (CROP_SIZE, CROP_SIZE, 3))
         return cache if cache.usable else None
 

@@ -13,10 +13,10 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from frtrain.data.images import EXTENSIONS, is_image_path, read_image
-from frtrain.data.preprocessing import Preprocessing
+from frtrain.data.encoded import EncodedSource
+from frtrain.data.images import EXTENSIONS, is_image_path, read_file
 from frtrain.data.source import SOURCES
-from frtrain.errors import DataError, ImageError
+from frtrain.errors import DataError
 from frtrain.schema import PositiveInt
 
 log = logging.getLogger(__name__)
@@ -28,7 +28,7 @@ Layout = Literal["auto", "top_folder", "parent_folder", "file_name"]
 
 
 @SOURCES.register("folder")
-class FolderSource:
+class FolderSource(EncodedSource):
     """Image files below a folder; the identity is part of each file's path.
 
     Layouts (`auto` takes `file_name` when images lie only in the root itself, else `top_folder`):
@@ -69,26 +69,14 @@ class FolderSource:
         )
         digest = hashlib.sha256("\n".join(self.paths).encode("utf-8", "surrogateescape")).hexdigest()[:16]
         self.fingerprint = f"folder:{len(self.paths)} images:{len(self.classes)} identities:{digest}"
-        self._size = Preprocessing().size
 
-    def __len__(self) -> int:
-        return len(self.paths)
+    def encoded(self, index: int) -> bytes:
+        """The file's content."""
+        return read_file(self.root / self.paths[index])
 
-    def image(self, index: int) -> NDArray[np.uint8]:
-        """RGB `uint8 [112, 112, 3]`.
-
-        Raises:
-            ImageError: the file cannot be decoded or is not a 112x112 crop.
-        """
-        path = self.root / self.paths[index]
-        image = read_image(path)
-        if image.shape[:2] != (self._size, self._size):
-            raise ImageError(
-                path,
-                f"is {image.shape[1]}x{image.shape[0]}, not an aligned {self._size}x{self._size} crop; "
-                "make crops with: python -m frtrain align source=... target=...",
-            )
-        return image
+    def name(self, index: int) -> str:
+        """The path below the root."""
+        return self.paths[index].replace(os.sep, "/")
 
     def describe(self, index: int) -> str:
         """The file's path."""

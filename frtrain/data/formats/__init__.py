@@ -1,0 +1,1 @@
+"""File formats of face data sets, read and written without their frameworks."""

@@ -35,6 +35,7 @@ class TrainerConfig(Section):
         precision: of the backbone; the loss is always float32.
         channels_last: memory layout of the backbone; auto where it is faster.
         workers: processes that decode images; auto by the number of cores; 0: in the training process.
+        on_corrupt: what becomes of images that cannot be read, see `frtrain.data.corrupt`.
         max_skipped_in_a_row: non-finite steps in a row after which the run stops.
         sync_batch_norm: several processes with GPUs share their batch norm statistics; else each takes its own images'.
     """
@@ -48,6 +49,7 @@ class TrainerConfig(Section):
     precision: Literal["auto", "fp32", "bf16"]
     channels_last: Literal["auto"] | bool
     workers: Literal["auto"] | Annotated[int, Interval(ge=0, le=256)]
+    on_corrupt: Literal["error", "skip", "replace"]
     max_skipped_in_a_row: PositiveInt
     sync_batch_norm: bool
 
@@ -122,6 +124,24 @@ class ModifiersConfig(Section):
     hard_mining: Annotated[float, Interval(gt=0, le=1)]
 
 
+class SubsetConfig(Section):
+    """What of a data set is used, see `frtrain.data.selection.select`.
+
+    Attributes:
+        include: a text file with one identity per line: only these; null: all.
+        exclude: exclusion lists (`frtrain.data.exclusion`) of identities and images that are left out.
+        min_images: identities with fewer images are left out.
+        max_images: of each identity, the first so many in the order of the source; null: all.
+        first: of the identities that remain, the first so many; null: all.
+    """
+
+    include: Annotated[str, MinLen(1)] | None
+    exclude: list[Annotated[str, MinLen(1)]]
+    min_images: PositiveInt
+    max_images: PositiveInt | None
+    first: PositiveInt | None
+
+
 class TrainConfig(Section):
     """A training run.
 
@@ -131,6 +151,9 @@ class TrainConfig(Section):
         run_dir: a given folder instead; if it holds a checkpoint, `resume=auto` goes on from it.
         resume: auto, never, or the path of a run or checkpoint to go on from.
         seed: of initial weights, order, augmentation, dropout and held-out identities.
+        subset: what of the data is used.
+        sampler: which images an epoch visits, in what order.
+        device_augment: augmentation on the training device, after `augment`; null: none.
         auxiliary: a further loss on the embedding, e.g. `center`; null: none.
         suite: protocols evaluated after training, e.g. `lfw_view1`; null: none.
     """
@@ -141,6 +164,8 @@ class TrainConfig(Section):
     resume: str
     seed: Seed
     data: ComponentSpec
+    subset: SubsetConfig
+    sampler: ComponentSpec
     augment: ComponentSpec
     backbone: ComponentSpec
     loss: ComponentSpec
@@ -152,5 +177,6 @@ class TrainConfig(Section):
     validation: ValidationConfig
     checkpoint: CheckpointConfig
     log: LogConfig
+    device_augment: ComponentSpec | None = None
     auxiliary: ComponentSpec | None = None
     suite: ComponentSpec | None = None

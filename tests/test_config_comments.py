@@ -6,7 +6,20 @@ from pathlib import Path
 import pytest
 
 CONFIGS = Path(__file__).parents[1] / "configs"
-GROUPS = ("trainer", "classifier", "optimizer", "scheduler", "augment", "auxiliary", "backbone", "data", "suite")
+GROUPS = (
+    "trainer",
+    "classifier",
+    "optimizer",
+    "scheduler",
+    "augment",
+    "auxiliary",
+    "backbone",
+    "data",
+    "subset",
+    "suite",
+    "sampler",
+    "device_augment",
+)
 FILES = ["train.yaml", *sorted(f"{group}/{path.name}" for group in GROUPS for path in (CONFIGS / group).glob("*.yaml"))]
 
 

@@ -38,10 +38,11 @@ class Detector(Protocol):
         """All faces of each image.
 
         Args:
-            images: RGB `uint8 [H, W, 3]`, all of one size.
+            images: RGB `uint8 [H, W, 3]`, of any sizes in one call. More images of a call may be faster than fewer, never
+                different: the faces of an image do not depend on what else is in the call.
 
         Returns:
-            One list per image, empty where no face was found.
+            One list per image, in the order of the images; empty where no face was found.
         """
         ...
 
@@ -106,6 +107,8 @@ class MTCNN:
 
     def _search(self, cascade: Any, images: list[NDArray[np.uint8]], margin: float = 0.0) -> list[list[Face]]:
         """The faces of images with a black border of `margin` times their short side, in pixels of the images."""
+        if len({image.shape for image in images}) > 1:
+            return [self._search(cascade, [image], margin)[0] for image in images]
         height, width = images[0].shape[:2]
         scale = min(1.0, self._max_side / (max(height, width) + 2 * margin * min(height, width)))
         size = (max(1, round(width * scale)), max(1, round(height * scale)))

@@ -7,9 +7,12 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
+from typing import Literal
 
 from frtrain.data.images import is_image_path
 from frtrain.errors import DataError
+
+Links = Literal["inside", "follow"]
 
 
 @dataclass(frozen=True)
@@ -20,7 +23,7 @@ class Listing:
         photographs: paths relative to the folder, with `/`, sorted.
         ignored: number of other files by extension, `(hidden)` and `(no extension)`.
         passed_over: sentences about links that were not followed and folders that could not be read.
-        outside_links: how many links led to folders outside.
+        outside_links: how many links to folders outside were followed.
     """
 
     photographs: list[str]
@@ -29,12 +32,17 @@ class Listing:
     outside_links: int = 0
 
 
-def list_photographs(source: Path, target: Path) -> Listing:
+def list_photographs(source: Path, target: Path, links: Links = "inside") -> Listing:
     """Find all images beneath `source`, recursively, whatever the depth.
 
-    Links to files are followed. Links to folders are followed too, inside or outside of `source`, but each real folder
-    is read once, under its real name where it has one beneath `source`: loops end, a second name for a person's folder
-    does not become a second person, and `target` is never read.
+    Links to files and folders are followed, but each real folder is read once, under its real name where it has one
+    beneath `source`: loops end, a second name for a person's folder does not become a second person, and `target` is
+    never read. A broken link to a photograph is listed, so that it is reported.
+
+    Args:
+        source: the folder.
+        target: the folder of crops.
+        links: `inside`: links that lead outside of `source` are passed over, by name; `follow`: they are followed, too.
 
     Raises:
         DataError: `source` is missing, is no folder, cannot be read, or holds no images.
@@ -42,7 +50,7 @@ def list_photographs(source: Path, target: Path) -> Listing:
     if not source.is_dir():
         state = "is not a folder" if source.exists() else "does not exist"
         raise DataError(f"source={source} {state}: give a folder of photographs, <identity>/<image>.jpg")
-    walk = _Walk(source, read={_identity(target)} if target.exists() else set())
+    walk = _Walk(source, links, read={_identity(target)} if target.exists() else set())
     walk.read_folders("")
     while walk.links:
         walk.follow(walk.links.pop(0))
@@ -106,8 +114,10 @@ def _identity(path: Path) -> tuple[int, int]:
 class _Walk:
     """The state of one walk; real folders come first, the links they hold are left in `links`."""
 
-    def __init__(self, source: Path, read: set[tuple[int, int]]):
+    def __init__(self, source: Path, links: Links, read: set[tuple[int, int]]):
         self.source = source
+        self._real_source = os.path.realpath(source)
+        self._follows = links == "follow"
         self.listing = Listing([])
         self.links: list[str] = []
         self.outside_links = 0
@@ -118,9 +128,18 @@ class _Walk:
         if _identity(self.source / link) in self._read:
             self.listing.passed_over.append(f"{link} is a link to a folder that is read already, or to the target")
             return
-        if not (self.source / link).resolve().is_relative_to(self.source.resolve()):
+        if self._leads_outside(link):
+            if not self._follows:
+                self._pass_over(link)
+                return
             self.outside_links += 1
         self.read_folders(link)
+
+    def _leads_outside(self, link: str) -> bool:
+        return not Path(os.path.realpath(self.source / link)).is_relative_to(self._real_source)
+
+    def _pass_over(self, link: str) -> None:
+        self.listing.passed_over.append(f"{link} is a link that leads outside of the source (links=follow follows it)")
 
     def read_folders(self, start: str) -> None:
         """Read `start` and the real folders beneath it."""
@@ -148,7 +167,11 @@ class _Walk:
         path = PurePosixPath(entry.name)
         # A broken link is listed, to be reported as unreadable; a pipe or device is not: reading it would never end.
         if is_image_path(Path(entry.name)) and (entry.is_symlink() or entry.is_file()):
-            self.listing.photographs.append(relative)
+            is_link = entry.is_symlink() and not self._follows and (self.source / relative).exists()
+            if is_link and self._leads_outside(relative):
+                self._pass_over(relative)
+            else:
+                self.listing.photographs.append(relative)
         elif entry.name.startswith("."):
             self.listing.ignored["(hidden)"] += 1
         else:

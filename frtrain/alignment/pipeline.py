@@ -1,40 +1,95 @@
-"""A folder of photographs to a folder of aligned crops."""
+"""A folder of photographs to a folder or pack of aligned crops."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from frtrain.alignment.crops import CropStyle, CropWriter
-from frtrain.alignment.detector import Detector, Face
-from frtrain.alignment.photographs import Listing, list_photographs, plan_outputs
-from frtrain.alignment.reading import Photograph, SizeBatches, read_ahead
-from frtrain.alignment.report import Record, open_report
-from frtrain.errors import ConfigError, ImageError
+from frtrain.alignment.crops import CropMaker, CropStyle, FolderSink
+from frtrain.alignment.detector import Detector
+from frtrain.alignment.landmarks import Landmarks, read_landmarks
+from frtrain.alignment.packing import PackPlan, To, plan_pack, write_pack
+from frtrain.alignment.photographs import Links, Listing, list_photographs, plan_outputs
+from frtrain.alignment.report import SECOND_SEARCH, Record
+from frtrain.alignment.session import Report, finishing, gather_parts, open_report, others_at_work, read_brief
+from frtrain.alignment.shards import ALONE, Rank
+from frtrain.alignment.spool import Spool, SpoolSink
+from frtrain.alignment.target import FINISHING_NAME, unwritable
+from frtrain.alignment.work import Assignment, LazyDetector, align_photographs
+from frtrain.alignment.workers import Job, align_in_processes
+from frtrain.errors import ConfigError, DataError
 from frtrain.signals import StoppedError, StopRequest
 
 
 @dataclass(frozen=True)
+class Request:
+    """What is to be aligned, and how.
+
+    Attributes:
+        source: folder of photographs, of any depth.
+        target: folder of crops, with the same folders, or of the pack; and the report `align.jsonl`.
+        style: of the crops.
+        build_detector: makes the detector. Called in every worker, so it must be picklable where there are workers.
+        detector_settings: plain values that describe the detector; a later call must have the same.
+        batch_size: photographs that the detector gets at once, at most.
+        to: what the crops are written as.
+        workers: processes that work beside this one; 0: all is done in this one.
+        shared_detector: the detector stays in this process and serves all workers, as one on a GPU should.
+        landmarks: CSV file of five landmarks per photograph; None: the detector finds all.
+        landmarks_missing: what becomes of photographs without a line there.
+        links: whether links that lead outside of the source are followed.
+        limit: only the first so many photographs; None: all.
+        redo: delete the crops of earlier calls and start anew.
+        rank: which share of the photographs is this process's.
+    """
+
+    source: Path
+    target: Path
+    style: CropStyle
+    build_detector: Callable[[], Detector]
+    detector_settings: Mapping[str, Any]
+    batch_size: int
+    to: To = "folder"
+    workers: int = 0
+    shared_detector: bool = False
+    landmarks: Path | None = None
+    landmarks_missing: Literal["detect", "skip"] = "detect"
+    links: Links = "inside"
+    limit: int | None = None
+    redo: bool = False
+    rank: Rank = ALONE
+
+
+@dataclass(frozen=True)
 class Summary:
-    """What is in the report after a call, for the photographs of the source.
+    """What is in the report after a call, for the photographs of the source, or of this rank's share.
 
     Attributes:
         listing: what was found in the source.
         outcomes: photographs by outcome, those of earlier calls included.
-        earlier: how many of them were done by earlier calls.
+        earlier: how many of this process's photographs were done by earlier calls.
+        now: how many it did.
         second_search: faces found only by the detector's second search.
         several_faces: photographs in which a face had to be chosen.
+        unknown_landmarks: lines of the landmarks' file that name no photograph.
+        pack: what is in the pack; None where crops are files, or it is not complete.
+        left_to_others: photographs of other ranks that were not done yet; None: this process saw the end of all.
     """
 
     listing: Listing
     outcomes: Counter[str]
     earlier: int
+    now: int
     second_search: int
     several_faces: int
+    unknown_landmarks: int = 0
+    pack: PackPlan | None = None
+    left_to_others: int | None = None
 
 
 class Watcher:
@@ -46,64 +101,63 @@ class Watcher:
     def advance(self, record: Record) -> None:
         """Called after each photograph."""
 
+    def pack(self, written: int, total: int) -> None:
+        """Called after each image that is written to a pack."""
 
-def align(
-    source: Path,
-    target: Path,
-    detector: Detector,
-    style: CropStyle,
-    *,
-    detector_settings: Mapping[str, Any],
-    batch_size: int,
-    limit: int | None = None,
-    redo: bool = False,
-    watcher: Watcher | None = None,
-) -> Summary:
-    """Detect, choose, align and write every photograph beneath `source` that is not done yet.
+
+def align(request: Request, watcher: Watcher | None = None) -> Summary:
+    """Detect, choose, align and write every photograph beneath the source that is not done yet.
 
     Args:
-        source: folder of photographs, of any depth.
-        target: folder of crops, with the same folders, and the report `align.jsonl`.
-        detector: finds the faces.
-        style: of the crops.
-        detector_settings: plain values that describe the detector; a later call must have the same.
-        batch_size: photographs of one size that the detector gets at once, at most.
-        limit: only the first so many photographs; None: all.
-        redo: delete the crops of earlier calls and start anew.
+        request: what is wanted.
         watcher: is told of every photograph.
 
     Raises:
-        DataError: the source holds no images; the target is unusable, or its disk is full.
+        DataError: the source holds no images; the landmarks cannot be read; the target is unusable, or its disk is full.
         ConfigError: source and target overlap, or the target holds crops made with other settings.
+        FrtrainError: a worker was killed.
         StoppedError: SIGINT, SIGTERM or SIGUSR1 came. Whatever was finished is in the report; the same call goes on.
     """
     watcher = watcher or Watcher()
     with StopRequest() as stop:
-        _check_apart(source, target)
-        listing = list_photographs(source, target)
-        photographs = listing.photographs[:limit]
-        settings = {"source": str(source.resolve()), "detector": dict(detector_settings), **asdict(style)}
-        with open_report(target, settings, redo) as report:
-            recorded = {path: record.output for path, record in report.records.items() if record.output}
-            outputs = plan_outputs(listing.photographs, f".{style.format}", recorded)
-            pending = [path for path in photographs if path not in report.records]
-            watcher.start(len(photographs), len(photographs) - len(pending))
-            with closing(read_ahead(source, pending)) as decoded:
-                for record in _records(decoded, detector, CropWriter(target, style), outputs, batch_size, stop):
-                    report.append(record)
-                    watcher.advance(record)
-            done = [report.records[path] for path in photographs if path in report.records]
-    if stop.signal is not None and len(done) < len(photographs):
-        raise StoppedError(
-            stop.signal,
-            f"{len(done)} of {len(photographs)} photographs are done; the same command goes on from there",
-        )
+        _check_apart(request.source, request.target)
+        listing = list_photographs(request.source, request.target, request.links)
+        photographs = listing.photographs[: request.limit]
+        share = request.rank.share(photographs)
+        landmarks = read_landmarks(request.landmarks, listing.photographs) if request.landmarks else None
+        settings = _settings(request, landmarks)
+        with open_report(request.target, settings, request.redo, request.rank, stop) as report:
+            pending = [path for path in share if path not in report.records]
+            _check_pack_takes(request, report, len(pending))
+            watcher.start(len(share), len(share) - len(pending))
+            assignments = _assignments(request, listing, landmarks, report, pending)
+            for record in _records(request, assignments, stop):
+                report.append(record)
+                watcher.advance(record)
+            records = report.records
+            left = sum(path not in records for path in share)
+            if stop.signal is not None and left:
+                raise StoppedError(
+                    stop.signal,
+                    f"{len(share) - left} of {len(share)} photographs are done; the same command goes on from there",
+                )
+            pack = partial(_packed, request, settings, report.is_packed, stop, watcher)
+            plan = pack([records[path] for path in photographs]) if request.rank.alone else None
+        whole: dict[str, Record] | None = records
+        if not request.rank.alone:
+            whole, plan = _finish(request, photographs, pack, stop)
+    of_whom = share if whole is None else photographs
+    done = [(whole or records)[path] for path in of_whom]
     return Summary(
         listing=listing,
         outcomes=Counter(record.outcome for record in done),
-        earlier=len(photographs) - len(pending),
-        second_search=sum(record.outcome == "aligned" and record.reason is not None for record in done),
+        earlier=len(share) - len(pending),
+        now=len(pending),
+        second_search=sum(record.reason == SECOND_SEARCH for record in done),
         several_faces=sum(record.faces > 1 for record in done),
+        unknown_landmarks=landmarks.unknown if landmarks else 0,
+        pack=plan,
+        left_to_others=sum(path not in records for path in photographs) if whole is None else None,
     )
 
 
@@ -117,39 +171,123 @@ def _check_apart(source: Path, target: Path) -> None:
         raise ConfigError(f"source={source} lies inside target={target}: the crops would mingle with the photographs")
 
 
-def _records(
-    decoded: Iterable[tuple[str, Photograph | ImageError]],
-    detector: Detector,
-    crops: CropWriter,
-    outputs: Mapping[str, str],
-    batch_size: int,
-    stop: StopRequest,
-) -> Iterator[Record]:
+def _settings(request: Request, landmarks: Landmarks | None) -> dict[str, Any]:
+    """Everything that a crop depends on, and the form that it is kept in."""
+    return {
+        "source": str(request.source.resolve()),
+        "detector": dict(request.detector_settings),
+        **asdict(request.style),
+        "to": request.to,
+        "landmarks": landmarks and {"content": landmarks.digest, "missing": request.landmarks_missing},
+    }
+
+
+def _check_pack_takes(request: Request, report: Report, pending: int) -> None:
+    """A complete pack takes no more images."""
+    if report.is_packed and pending:
+        raise DataError(
+            f"target={request.target} holds a complete pack, made before the source had {pending} of its photographs, or "
+            "with a smaller limit: choose another target, or make it anew with redo=true"
+        )
+
+
+def _assignments(
+    request: Request, listing: Listing, landmarks: Landmarks | None, report: Report, pending: list[str]
+) -> list[Assignment | Record]:
+    """What is to be done with each photograph; a record where nothing is."""
+    recorded = {path: record.output for path, record in report.records.items() if record.output}
+    outputs = plan_outputs(listing.photographs, f".{request.style.format}", recorded)
+    points = landmarks.points if landmarks else {}
+    if landmarks is not None and request.landmarks_missing == "skip":
+        reason = f"has no line in {landmarks.file.name}"
+        return [
+            Assignment(path, outputs[path], points[path]) if path in points else Record(path, "skipped", reason=reason)
+            for path in pending
+        ]
+    return [Assignment(path, outputs[path], points.get(path)) for path in pending]
+
+
+def _records(request: Request, assignments: list[Assignment | Record], stop: StopRequest) -> Iterator[Record]:
     """One record per photograph, its crop written; ends early, after the batch in hand, on a stop request."""
-    groups = SizeBatches(batch_size)
 
-    def aligned(batch: list[Photograph]) -> Iterator[Record]:
-        for photograph, (faces, failure) in zip(batch, _search(detector, batch), strict=True):
-            yield crops.write(photograph, faces, outputs[photograph.path], failure)
+    def stopped() -> bool:
+        return stop.signal is not None
 
-    for path, result in decoded:
-        if stop.signal is not None:
-            return
-        if isinstance(result, ImageError):
-            yield Record(path, "unreadable", reason=result.reason)
-        elif batch := groups.add(result):
-            yield from aligned(batch)
-    for batch in groups.rest():
-        if stop.signal is not None:
-            return
-        yield from aligned(batch)
+    yield from (item for item in assignments if isinstance(item, Record))
+    todo = [item for item in assignments if isinstance(item, Assignment)]
+    if not todo:
+        return
+    workers = min(request.workers, -(-len(todo) // request.batch_size))
+    detector = LazyDetector(request.build_detector)
+    if workers > 1 or (workers and request.shared_detector):
+        job = Job(
+            source=request.source,
+            target=request.target,
+            style=request.style,
+            sink=_sink(request.to),
+            build_detector=None if request.shared_detector else request.build_detector,
+            batch_size=request.batch_size,
+        )
+        yield from align_in_processes(todo, job, workers, detector if request.shared_detector else None, stopped)
+        return
+    with closing(_sink(request.to)(request.target)) as sink:
+        crops = CropMaker(sink, request.style)
+        yield from align_photographs(todo, request.source, detector, crops, request.batch_size, stopped)
 
 
-def _search(detector: Detector, batch: list[Photograph]) -> list[tuple[list[Face], str | None]]:
-    """The faces of each photograph, or why it could not be searched: one bad photograph must not cost the batch."""
+def _sink(to: To) -> type[FolderSink] | type[SpoolSink]:
+    return FolderSink if to == "folder" else SpoolSink
+
+
+def _finish(
+    request: Request,
+    photographs: list[str],
+    pack: Callable[[list[Record]], PackPlan | None],
+    stop: StopRequest,
+) -> tuple[dict[str, Record] | None, PackPlan | None]:
+    """What the last rank does: one report of the parts, and the pack.
+
+    Returns:
+        The records of all photographs, None where other ranks are not done with theirs; and what is in the pack.
+    """
     try:
-        return [(faces, None) for faces in detector.detect([photograph.image for photograph in batch])]
-    except (RuntimeError, IndexError, ValueError) as error:  # out of memory, and what a network makes of odd input
-        if len(batch) == 1:
-            return [([], f"the detector failed ({type(error).__name__}: {error})")]
-    return [found for photograph in batch for found in _search(detector, [photograph])]
+        with finishing(request.target, stop):
+            if others_at_work(request.target):
+                return None, None
+            records = read_brief(request.target)
+            if any(path not in records for path in photographs):
+                return None, None
+            gather_parts(request.target)
+            plan = pack([records[path] for path in photographs])
+            (request.target / FINISHING_NAME).unlink(missing_ok=True)
+            return records, plan
+    except OSError as error:
+        raise unwritable(request.target, error) from None
+
+
+def _packed(
+    request: Request,
+    settings: Mapping[str, Any],
+    was_packed: bool,
+    stop: StopRequest,
+    watcher: Watcher,
+    records: list[Record],
+) -> PackPlan | None:
+    if request.to == "folder":
+        return None
+    plan = plan_pack(records)
+    if was_packed:
+        Spool(request.target).remove()
+    elif plan.crops and not write_pack(
+        request.target,
+        request.to,
+        plan,
+        settings,
+        lambda: stop.signal is not None,
+        lambda written: watcher.pack(written, len(plan.crops)),
+    ):
+        assert stop.signal is not None
+        raise StoppedError(
+            stop.signal, "all photographs are done, the pack is not; the same command goes on from there"
+        )
+    return plan

@@ -1,11 +1,10 @@
-"""Photographs decoded ahead of the detector, and grouped by size into batches."""
+"""Photographs decoded ahead of the detector, and collected into batches."""
 
 from __future__ import annotations
 
 import queue
 import threading
-from collections import defaultdict
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,9 +19,6 @@ READ_AHEAD_PIXELS = 16_000_000
 
 MAX_BATCH_PIXELS = 4_000_000
 """A batch of larger photographs is cut shorter: MTCNN's first layer takes some 30 bytes per pixel."""
-
-MAX_PENDING_PIXELS = 32_000_000
-"""Photographs of odd sizes waiting for others of their size (96 MB); beyond it the largest group goes as it is."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,12 +61,12 @@ class _Allowance:
             self._changed.notify_all()
 
 
-def read_ahead(source: Path, paths: Sequence[str]) -> Generator[tuple[str, Photograph | ImageError], None, None]:
+def read_ahead(source: Path, paths: Iterable[str]) -> Generator[tuple[str, Photograph | ImageError], None, None]:
     """Decode photographs in a background thread, in order, at most `READ_AHEAD_PIXELS` ahead.
 
     Args:
         source: the folder that `paths` are relative to.
-        paths: of the photographs.
+        paths: of the photographs; taken by the background thread, which ends with them.
 
     Yields:
         The path with the photograph, or with the error that says why it cannot be read.
@@ -110,32 +106,22 @@ def _pixels(result: Photograph | ImageError) -> int:
     return result.pixels if isinstance(result, Photograph) else 1
 
 
-class SizeBatches:
-    """Groups photographs of equal size: a detector takes batches of one size only."""
+class Batches:
+    """Collects photographs, of any sizes, into batches for the detector."""
 
     def __init__(self, batch_size: int):
         self._batch_size = batch_size
-        self._groups: defaultdict[tuple[int, ...], list[Photograph]] = defaultdict(list)
-        self._pending_pixels = 0
+        self._collected: list[Photograph] = []
+        self._pixels = 0
 
     def add(self, photograph: Photograph) -> list[Photograph]:
         """Take a photograph; returns the batch that is now complete, else an empty list."""
-        size = photograph.image.shape
-        group = self._groups[size]
-        group.append(photograph)
-        self._pending_pixels += photograph.pixels
-        if len(group) >= min(self._batch_size, max(1, MAX_BATCH_PIXELS // photograph.pixels)):
-            return self._release(size)
-        if self._pending_pixels > MAX_PENDING_PIXELS:
-            return self._release(max(self._groups, key=lambda key: len(self._groups[key]) * key[0] * key[1]))
-        return []
+        self._collected.append(photograph)
+        self._pixels += photograph.pixels
+        full = len(self._collected) >= self._batch_size or self._pixels >= MAX_BATCH_PIXELS
+        return self.rest() if full else []
 
-    def rest(self) -> Iterator[list[Photograph]]:
-        """The incomplete batches, each once."""
-        while self._groups:
-            yield self._release(next(iter(self._groups)))
-
-    def _release(self, size: tuple[int, ...]) -> list[Photograph]:
-        batch = self._groups.pop(size)
-        self._pending_pixels -= sum(photograph.pixels for photograph in batch)
+    def rest(self) -> list[Photograph]:
+        """The incomplete batch, once; maybe empty."""
+        batch, self._collected, self._pixels = self._collected, [], 0
         return batch

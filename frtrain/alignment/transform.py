@@ -15,10 +15,20 @@ TEMPLATES: dict[str, NDArray[np.float64]] = {
         [[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655], [70.7299, 92.2041]],
         dtype=np.float64,
     ),
+    # The older 96 wide and 112 high crops of SphereFace and CosFace: the same face, 8 pixels less on either side.
+    "sphereface_112x96": np.array(
+        [[30.2946, 51.6963], [65.5318, 51.5014], [48.0252, 71.7366], [33.5493, 92.3655], [62.7299, 92.2041]],
+        dtype=np.float64,
+    ),
 }
-"""Landmark positions `float64 [5, 2]` as (x, y) in pixels of a 112x112 crop, by template name."""
+"""Landmark positions `float64 [5, 2]` as (x, y) in pixels of a crop 112 high, by template name."""
 
 TEMPLATE_SIZE = 112
+"""Height in pixels of the crops that `TEMPLATES` are for."""
+
+TEMPLATE_WIDTHS = {"arcface_112": 112, "sphereface_112x96": 96}
+"""Their widths."""
+
 _MIN_SPREAD_PIXELS = 1e-3
 _MIN_CORRELATION = 1e-3
 _MAX_WARP_SIDE = 2**15 - 1  # cv2.warpAffine keeps source coordinates in 16 bits
@@ -60,8 +70,38 @@ def similarity_transform(points: NDArray[np.floating], template: NDArray[np.floa
     return np.array([[a.real, -a.imag, shift.real], [a.imag, a.real, shift.imag]], dtype=np.float64)
 
 
+def crop_size(size: int, template: str) -> tuple[int, int]:
+    """Height and width in pixels of a crop that is `size` high.
+
+    Raises:
+        KeyError: unknown template.
+    """
+    return size, max(1, round(size * TEMPLATE_WIDTHS[template] / TEMPLATE_SIZE))
+
+
+def placed_template(size: int, template: str, margin: float = 0.0) -> NDArray[np.float64]:
+    """Where the five landmarks lie in a crop, `float64 [5, 2]`.
+
+    Args:
+        size: height of the crop in pixels.
+        template: a name of `TEMPLATES`.
+        margin: what is added around the template on each side, as a share of its height and width. The crop keeps its
+            size, so the face becomes smaller by 1 / (1 + 2 margin).
+
+    Raises:
+        KeyError: unknown template.
+    """
+    sides = np.array([TEMPLATE_WIDTHS[template], TEMPLATE_SIZE], dtype=np.float64)
+    points: NDArray[np.float64] = (TEMPLATES[template] + margin * sides) / (1 + 2 * margin)
+    return points * (size / TEMPLATE_SIZE)
+
+
 def warp(
-    image: NDArray[np.uint8], points: NDArray[np.floating], size: int = TEMPLATE_SIZE, template: str = "arcface_112"
+    image: NDArray[np.uint8],
+    points: NDArray[np.floating],
+    size: int = TEMPLATE_SIZE,
+    template: str = "arcface_112",
+    margin: float = 0.0,
 ) -> NDArray[np.uint8]:
     """Cut the aligned face out of a photograph; what lies outside the photograph is black.
 
@@ -72,22 +112,24 @@ def warp(
     Args:
         image: RGB `uint8 [H, W, 3]`.
         points: `[5, 2]` landmarks (x, y) in pixels of `image`, in the order of `TEMPLATES`.
-        size: height and width of the crop in pixels; the template is scaled with it.
+        size: height of the crop in pixels; the template is scaled with it.
         template: a name of `TEMPLATES`.
+        margin: see `placed_template`.
 
     Returns:
-        RGB `uint8 [size, size, 3]`.
+        RGB `uint8 [size, width, 3]`, the width that of `crop_size`.
 
     Raises:
         ValueError: degenerate points; see `similarity_transform`.
         KeyError: unknown template.
     """
-    matrix = similarity_transform(points, TEMPLATES[template] * (size / TEMPLATE_SIZE))
+    matrix = similarity_transform(points, placed_template(size, template, margin))
+    height, width = crop_size(size, template)
     reduction = 1 / math.hypot(matrix[0, 0], matrix[1, 0])
     block = max(1, math.floor(reduction + 1e-6))  # 1.9999999 is 2 in all but rounding
     if block > 1 or max(image.shape[:2]) >= _MAX_WARP_SIDE:
-        image, matrix = _reduced_surroundings(image, matrix, size, block)
-    crop = cv2.warpAffine(image, matrix, (size, size), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT)
+        image, matrix = _reduced_surroundings(image, matrix, (height, width), block)
+    crop = cv2.warpAffine(image, matrix, (width, height), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT)
     return np.asarray(crop, dtype=np.uint8)
 
 
@@ -99,11 +141,12 @@ def _centred_complex(points: NDArray[np.floating]) -> tuple[NDArray[np.complex12
 
 
 def _reduced_surroundings(
-    image: NDArray[np.uint8], matrix: NDArray[np.float64], size: int, block: int
+    image: NDArray[np.uint8], matrix: NDArray[np.float64], size: tuple[int, int], block: int
 ) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
     """The part of `image` that the crop sees, averaged over `block` x `block` pixels, and the matrix for it."""
     inverse = cv2.invertAffineTransform(matrix)
-    corners = np.array([[0, 0, 1], [size, 0, 1], [0, size, 1], [size, size, 1]], dtype=np.float64) @ inverse.T
+    y, x = size
+    corners = np.array([[0, 0, 1], [x, 0, 1], [0, y, 1], [x, y, 1]], dtype=np.float64) @ inverse.T
     height, width = image.shape[:2]
     limits = np.array([width, height])
     start = np.clip(np.floor(corners.min(axis=0)) - 2 * block, 0, limits).astype(int)

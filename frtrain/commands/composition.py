@@ -24,6 +24,9 @@ from frtrain.schema import nearest
 
 Plain = dict[str, Any]
 
+MOVED = {"data.identities": "subset.include", "data.min_images": "subset.min_images"}
+"""Keys of earlier versions, and what they are called now."""
+
 
 @contextmanager
 def composer() -> Iterator[None]:
@@ -160,6 +163,8 @@ def _explain(verb: str, error: Exception, overrides: Sequence[str]) -> str:
         parent, _, leaf = name.rpartition(".")
         if name in groups:
             return f"{name}: nothing is chosen; choose one first with {name}=..., e.g. {name}={choices(name)[0]}"
+        if name in MOVED:
+            return f"{name}: unknown key; it is {MOVED[name]} now, for every data set"
         known = _known_keys(verb, parent, chosen)
         where = f" (known: {', '.join(known)})" if known else ""
         return f"{name}: unknown key{nearest(leaf, known)}{where}"

@@ -62,7 +62,7 @@ def run(config: Config) -> None:
     model = str(config.model)
     suite = SUITES.build(config.suite)
     folder = Path(config.output).expanduser() if config.output else default_folder(model, suite.name)
-    embedder = _embedder(model, config.device)
+    embedder = load_model(model, config.device)
     prepare_folder(folder)
     console = Console(emoji=False)
     bar = Progress(
@@ -100,10 +100,15 @@ def _is_reference(model: str) -> bool:
     return model in REFERENCES.names() and not Path(model).exists()
 
 
-def _embedder(model: str, device: str) -> Embedder:
+def load_model(model: str, device: str) -> Embedder:
+    """A trained model, by its run folder or checkpoint, or a reference by its name.
+
+    Raises:
+        CheckpointError: there is no usable checkpoint.
+    """
     if _is_reference(model):
         return REFERENCES.build({"name": model})
-    return load_embedder(model, choose_device(device).value)
+    return loadload_model(model, choose_device(device).value)
 
 
 def _show(console: Console, report: Report, model: str) -> None:

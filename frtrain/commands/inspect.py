@@ -2,32 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import numpy as np
 from annotated_types import Interval, Len
 from hydra.core.hydra_config import HydraConfig
-from numpy.typing import NDArray
+from hydra.types import RunMode
+from pydantic import Field
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import track
 from rich.table import Table
 
 from frtrain.backbones import BACKBONES, cost_of
 from frtrain.commands.composition import choices, group_defaults
+from frtrain.commands.inspect_data import STANDARD_OUTPUT, Request, inspect_data
 from frtrain.commands.inspect_losses import chosen_losses, draw, loss_table
-from frtrain.data import SOURCES, Source
-from frtrain.data.images import write_png_or_jpeg
-from frtrain.errors import ConfigError, DataError, ImageError
+from frtrain.config import SubsetConfig
+from frtrain.data.inspection.contact_sheet import SheetOf
+from frtrain.data.inspection.duplicates import MOST_DISTANCE
+from frtrain.errors import ConfigError
 from frtrain.losscurves.curves import Scene
 from frtrain.losscurves.picture import DASHES
-from frtrain.schema import Positive, Section
+from frtrain.schema import Positive, PositiveInt, Section
 
 EXAMPLES = """
-python -m frtrain inspect data=folder data.root=/faces/crops   counts, and every unreadable image
+python -m frtrain inspect data=folder data.root=/faces/crops   counts, sizes, light, blur, duplicates, every unusable image
+python -m frtrain inspect data=folder data.root=/faces/crops page=crops.html json=crops.json
+python -m frtrain inspect data=auto data.root=/faces/ms1mv3 read=100000
 python -m frtrain inspect sheet=synthetic.png                  a contact sheet of the embedded synthetic faces
 python -m frtrain inspect losses                               all losses: papers, formulas, defaults
 python -m frtrain inspect loss=arcface loss.margin=0.3         a picture: logits, gradients and boundary over the angles
@@ -37,8 +38,6 @@ python -m frtrain inspect backbones                            all backbones wit
 """
 
 POSITIONAL = "what"
-SHOWN_PROBLEMS = 20
-SHEET_IDENTITIES, SHEET_IMAGES = 8, 10
 LOSSES_ON_A_PAGE, NORMS_OF_A_LOSS = 7, 5
 
 
@@ -48,9 +47,12 @@ class Config(Section):
     Attributes:
         what: losses or backbones for a list of them, data for `data`; auto: the losses of `loss` and `compare` if there
             are any, otherwise `data`.
-        data: the source to look at.
-        read: whether every image is decoded.
-        sheet: PNG to write a contact sheet to.
+        data, subset: the images to look at.
+        read: measure all images, none, or so many, evenly spread.
+        near: bits in which the perceptual hashes of near duplicates may differ; null: they are not looked for.
+        workers: processes that read.
+        page, json_file, sheet: files to write about the data; the JSON goes to standard output for `-`.
+        sheet_of: which images the contact sheet shows.
         loss: the loss to draw.
         compare: more losses to draw, by name, or by name and parameters that differ from its defaults.
         picture: PNG to draw them to; null: a name of their own beneath runs/pictures.
@@ -63,8 +65,14 @@ class Config(Section):
 
     what: Literal["auto", "data", "losses", "backbones"]
     data: dict[str, Any]
-    read: Literal["all", "none"]
+    subset: SubsetConfig
+    read: Literal["all", "none"] | PositiveInt
+    near: Annotated[int, Interval(ge=0, le=MOST_DISTANCE)] | None
+    workers: Literal["auto"] | Annotated[int, Interval(ge=0, le=256)]
+    page: str | None
+    json_file: str | None = Field(alias="json")
     sheet: str | None
+    sheet_of: SheetOf
     loss: dict[str, Any] | None = None
     compare: Annotated[list[str | dict[str, Any]], Len(max_length=LOSSES_ON_A_PAGE)]
     picture: str | None
@@ -79,6 +87,21 @@ class Config(Section):
         """Whether losses are to be drawn."""
         return self.what == "auto" and (self.loss is not None or bool(self.compare))
 
+    @property
+    def about_data(self) -> Request:
+        """What is asked about the data."""
+        return Request(
+            data=self.data,
+            subset=self.subset,
+            read=self.read,
+            near=self.near,
+            workers=self.workers,
+            page=_of_this_job(self.page),
+            json=self.json_file if self.json_file == STANDARD_OUTPUT else _of_this_job(self.json_file),
+            sheet=_of_this_job(self.sheet),
+            sheet_of=self.sheet_of,
+        )
+
 
 def check(config: Config) -> None:
     """Check what can be checked without reading data.
@@ -87,16 +110,20 @@ def check(config: Config) -> None:
         ConfigError: naming the key.
     """
     if config.draws_losses:
+        _refuse(config, "a picture of losses", "page", "json", "sheet")
         for choice in chosen_losses(config.loss, None, config.compare):
             choice.build()
         if config.picture is not None and Path(config.picture).suffix.lower() != ".png":
             raise ConfigError(f"picture={config.picture}: must end in .png")
     elif config.what in ("auto", "data"):
-        SOURCES.check(config.data)
+        _refuse(config, "a data set", "loss", "compare", "picture")
+        config.about_data.check()
+    else:
+        _refuse(config, f"the list of {config.what}", "loss", "compare", "picture", "page", "json", "sheet")
 
 
 def run(config: Config) -> int:
-    """Print or draw it. Returns 1 when images are unreadable."""
+    """Print or draw it. Returns 1 when there are images that training would refuse."""
     console = Console(soft_wrap=True, highlight=False, emoji=False)
     if config.what == "losses":
         console.print(loss_table(console.width))
@@ -105,72 +132,30 @@ def run(config: Config) -> int:
         scene = Scene(config.classes, tuple(config.angles), norms, config.steps)
         option = HydraConfig.get().runtime.choices.get("loss") if HydraConfig.initialized() else None
         chosen = chosen_losses(config.loss, option, config.compare)
-        path = draw(chosen, scene, config.picture, config.dots_per_inch)
+        path = draw(chosen, scene, _of_this_job(config.picture), config.dots_per_inch)
         console.print(f"picture: [cyan]{escape(str(path))}[/]")
     elif config.what == "backbones":
         _print_backbones(console)
     else:
-        return _inspect_data(config, console)
+        return inspect_data(config.about_data)
     return 0
 
 
-def _inspect_data(config: Config, console: Console) -> int:
-    source = SOURCES.build(config.data)
-    images = np.bincount(source.labels, minlength=len(source.classes))
-    table = Table(show_header=False, box=None)
-    table.add_row("images", f"{len(source):,}")
-    table.add_row("identities", f"{len(source.classes):,}")
-    quartiles = np.percentile(images, [0, 25, 50, 75, 100]).astype(int)
-    table.add_row("images per identity", "min {}  quartiles {} {} {}  max {}".format(*quartiles))
-    table.add_row("identities with one image", f"{int((images == 1).sum()):,}")
-    table.add_row("most images", escape(_most(source, images)))
-    table.add_row("fingerprint", source.fingerprint)
-    console.print(table)
-    if config.sheet is not None:
-        _write_sheet(source, Path(config.sheet).expanduser())
-        console.print(f"contact sheet: [cyan]{escape(config.sheet)}[/]")
-    if config.read == "none":
-        return 0
-    problems = [error for error in track(_read_all(source), "reading", total=len(source), transient=True) if error]
-    for error in problems[:SHOWN_PROBLEMS]:
-        console.print(f"[red]unreadable:[/] {escape(str(error))}")
-    if len(problems) > SHOWN_PROBLEMS:
-        console.print(f"... and {len(problems) - SHOWN_PROBLEMS:,} more")
-    console.print(f"{len(source) - len(problems):,} of {len(source):,} images can be read")
-    return 1 if problems else 0
+def _refuse(config: Config, what: str, *keys: str) -> None:
+    """Keys that would have no effect are an error, not a riddle."""
+    values = config.model_dump(by_alias=True)
+    for key in keys:
+        if values[key]:
+            shown = "" if key in ("loss", "compare") else f"={values[key]}"
+            raise ConfigError(f"{key}{shown}: has no meaning for {what}; leave it out")
 
 
-def _read_all(source: Source) -> Iterator[ImageError | None]:
-    def problem(index: int) -> ImageError | None:
-        try:
-            source.image(index)
-        except ImageError as error:
-            return error
-        return None
-
-    with ThreadPoolExecutor(4) as pool:
-        yield from pool.map(problem, range(len(source)))
-
-
-def _most(source: Source, images: NDArray[np.int64]) -> str:
-    return ", ".join(f"{source.classes[label]} ({images[label]})" for label in np.argsort(-images, kind="stable")[:3])
-
-
-def _write_sheet(source: Source, path: Path) -> None:
-    """One row per identity, evenly spread over the classes."""
-    if path.suffix.lower() != ".png":
-        raise ConfigError(f"sheet={path}: must end in .png")
-    labels = np.unique(np.linspace(0, len(source.classes) - 1, SHEET_IDENTITIES).astype(int))
-    rows = []
-    for label in labels:
-        crops = [source.image(int(index)) for index in np.flatnonzero(source.labels == label)[:SHEET_IMAGES]]
-        crops += [np.full_like(crops[0], 255)] * (SHEET_IMAGES - len(crops))
-        rows.append(np.concatenate(crops, axis=1))
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_png_or_jpeg(path, np.concatenate(rows, axis=0))
-    except OSError as error:
-        raise DataError(f"sheet={path}: cannot be written ({error.strerror})") from None
+def _of_this_job(path: str | None) -> str | None:
+    """In a sweep the jobs must not overwrite each other's files: `x.png` becomes `x-0.png`, `x-1.png` and so on."""
+    if path is None or not HydraConfig.initialized() or HydraConfig.get().mode != RunMode.MULTIRUN:
+        return path
+    whole = Path(path)
+    return str(whole.with_name(f"{whole.stem}-{HydraConfig.get().job.num}{whole.suffix}"))
 
 
 def _print_backbones(console: Console) -> None:

@@ -1,6 +1,6 @@
 """Sources of labelled faces, augmentation, deterministic order and loading."""
 
-from frtrain.data import jitter, sources, synthetic
+from frtrain.data import augmentations, sources, synthetic
 from frtrain.data.source import SOURCES, Source
 
-__all__ = ["SOURCES", "Source", "jitter", "sources", "synthetic"]
+__all__ = ["SOURCES", "Source", "augmentations", "sources", "synthetic"]

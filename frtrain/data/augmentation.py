@@ -1,20 +1,49 @@
-"""What happens to a crop before the network sees it: pure functions of the pixels and a generator per sample."""
+"""What happens to a crop before the network sees it: pure functions of the pixels and a random word per sample."""
 
 from __future__ import annotations
 
 from typing import Protocol
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from frtrain.registry import Registry
 from frtrain.schema import Fraction
 
+WORD = 2**64
+
+
+class SampleRandom:
+    """The random numbers of one sample in one epoch.
+
+    Args:
+        word: `frtrain.data.order.sample_words` of it, any integer.
+    """
+
+    __slots__ = ("_generator", "_word")
+
+    def __init__(self, word: int):
+        self._word = word % WORD
+        self._generator: np.random.Generator | None = None
+
+    @property
+    def coin(self) -> float:
+        """One uniform number in [0, 1), the same at every look: costs nothing, which is why flips take it."""
+        return (self._word >> 11) * 2.0**-53
+
+    @property
+    def generator(self) -> np.random.Generator:
+        """As many further numbers as wanted. Its first use takes a tenth of the time of decoding a crop."""
+        if self._generator is None:
+            self._generator = np.random.Generator(np.random.Philox(key=self._word))
+        return self._generator
+
 
 class Augmentation(Protocol):
-    """Maps a crop to a crop of the same size and type, drawing only from the generator it is given."""
+    """Maps a crop to a crop of the same size and type, drawing only from what it is given."""
 
-    def __call__(self, image: NDArray[np.uint8], random: np.random.Generator) -> NDArray[np.uint8]:
+    def __call__(self, image: NDArray[np.uint8], random: SampleRandom) -> NDArray[np.uint8]:
         """RGB `uint8 [H, W, 3]` -> the same; the input is not written to."""
         ...
 
@@ -26,7 +55,7 @@ AUGMENTATIONS: Registry[Augmentation] = Registry("augment")
 class NoAugmentation:
     """The crop as it is."""
 
-    def __call__(self, image: NDArray[np.uint8], random: np.random.Generator) -> NDArray[np.uint8]:
+    def __call__(self, image: NDArray[np.uint8], random: SampleRandom) -> NDArray[np.uint8]:
         """Return `image`."""
         return image
 
@@ -38,6 +67,12 @@ class HorizontalFlip:
     def __init__(self, probability: Fraction):
         self.probability = probability
 
-    def __call__(self, image: NDArray[np.uint8], random: np.random.Generator) -> NDArray[np.uint8]:
+    def __call__(self, image: NDArray[np.uint8], random: SampleRandom) -> NDArray[np.uint8]:
         """Return `image` or its mirror image."""
-        return image[:, ::-1] if random.random() < self.probability else image
+        return mirrored(image) if random.coin < self.probability else image
+
+
+def mirrored(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The mirror image of `uint8 [H, W, 3]`; ten times as fast as copying it from a reversed view."""
+    flipped: NDArray[np.uint8] = cv2.flip(image, 1)
+    return flipped

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from frtrain.data.jpeg import decode_ordinary_jpeg
 from frtrain.errors import ImageError
 from frtrain.files import write_atomically
 
@@ -58,9 +59,21 @@ def read_file(path: str | os.PathLike[str]) -> bytes:
         ImageError: it is missing, cannot be read, or is no regular file.
     """
     try:
-        if not stat.S_ISREG(os.stat(path).st_mode):  # noqa: PTH116 (a pipe or device would be waited for, not read)
-            raise ImageError(path, "is not a regular file")
-        return Path(path).read_bytes()
+        # Few system calls, for they cost as much as a third of decoding; without waiting for a pipe's other end.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+        try:
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode):
+                raise ImageError(path, "is not a regular file")
+            content = os.read(descriptor, status.st_size + 1)
+            if len(content) == status.st_size:
+                return content
+            parts = [content]  # it grew, is larger than one read may be, or lies where sizes are not known
+            while parts[-1]:
+                parts.append(os.read(descriptor, 1 << 20))
+            return b"".join(parts)
+        finally:
+            os.close(descriptor)
     except OSError as error:
         raise ImageError(path, f"cannot be read ({error.strerror or error})") from None
 
@@ -69,6 +82,11 @@ def decode_image(data: bytes, path: str | os.PathLike[str]) -> NDArray[np.uint8]
     """Decode an encoded image; `path` only names it in errors. See `read_image`."""
     if not data:
         raise ImageError(path, "is empty (0 bytes)")
+    pixels = decode_ordinary_jpeg(data, MAX_PIXELS)
+    return _decode_by_pillow(data, path) if pixels is None else pixels
+
+
+def _decode_by_pillow(data: bytes, path: str | os.PathLike[str]) -> NDArray[np.uint8]:
     try:
         with Image.open(io.BytesIO(data)) as image:
             width, height = image.size
@@ -79,7 +97,16 @@ def decode_image(data: bytes, path: str | os.PathLike[str]) -> NDArray[np.uint8]
         raise ImageError(path, "is not an image") from None
     except ImageError:
         raise
-    except (OSError, SyntaxError, ValueError, LookupError, ArithmeticError, TypeError, AttributeError, EOFError) as error:
+    except (
+        OSError,
+        SyntaxError,
+        ValueError,
+        LookupError,
+        ArithmeticError,
+        TypeError,
+        AttributeError,
+        EOFError,
+    ) as error:
         # Pillow's decoders report damage with any of these.
         raise ImageError(path, f"is damaged ({error})") from None
     except (MemoryError, struct.error) as error:
@@ -118,7 +145,12 @@ def write_png_or_jpeg(path: Path, image: NDArray[np.uint8], quality: int = 95) -
     Raises:
         OSError: the folder cannot be written or is full.
     """
-    options = {"format": "PNG"} if path.suffix.lower() == ".png" else {"format": "JPEG", "quality": quality}
+    write_atomically(path, encode_png_or_jpeg(image, path.suffix, quality))  # Pillow itself overlooks a short write
+
+
+def encode_png_or_jpeg(image: NDArray[np.uint8], extension: str, quality: int = 95) -> bytes:
+    """RGB `uint8 [H, W, 3]` as the content of a PNG (`.png`, any case) or JPEG file."""
+    options = {"format": "PNG"} if extension.lower() == ".png" else {"format": "JPEG", "quality": quality}
     encoded = io.BytesIO()
-    Image.fromarray(image).save(encoded, **options)  # not to the file itself: Pillow overlooks a short write
-    write_atomically(path, encoded.getvalue())
+    Image.fromarray(image).save(encoded, **options)
+    return encoded.getvalue()

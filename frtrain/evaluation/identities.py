@@ -120,7 +120,7 @@ class FolderSuite:
         if self._drawn is None:
             if self.root is None:
                 raise ConfigError("suite.root: folder of aligned crops <identity>/<image>, e.g. suite.root=data/crops")
-            spec = {"name": "folder", "root": self.root, "identities": None, "min_images": 1, "layout": "auto"}
+            spec = {"name": "folder", "root": self.root, "layout": "auto", "links": "follow"}
             try:
                 source = SOURCES.build(spec)
             except DataError as error:

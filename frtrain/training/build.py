@@ -21,8 +21,13 @@ from frtrain.classifier.selection import Shard
 from frtrain.config import TrainConfig
 from frtrain.data import SOURCES
 from frtrain.data.augmentation import AUGMENTATIONS
+from frtrain.data.corrupt import ReadableSource
+from frtrain.data.device_augmentation import DEVICE_AUGMENTATIONS
+from frtrain.data.known import compare_with_known, known_of
 from frtrain.data.loader import TrainingLoader
 from frtrain.data.preprocessing import Preprocessing
+from frtrain.data.samplers import SAMPLERS
+from frtrain.data.selection import select
 from frtrain.data.source import Preparable, Source
 from frtrain.data.subset import check_source, hold_out_identities
 from frtrain.errors import ConfigError, DataError
@@ -43,6 +48,7 @@ from frtrain.training.hardware import (
 from frtrain.training.logbook import JsonLines, Logbook, Logger, TensorBoard
 from frtrain.training.observers.base import Observer
 from frtrain.training.observers.checkpointing import Checkpointing
+from frtrain.training.observers.corrupt_images import CorruptImagesFile
 from frtrain.training.observers.pictures import Pictures
 from frtrain.training.observers.progress import ProgressLine
 from frtrain.training.observers.scalars import Scalars
@@ -75,7 +81,10 @@ def check_components(config: TrainConfig) -> None:
         DataError: a file that the suite needs is missing.
     """
     SOURCES.check(config.data)
+    SAMPLERS.check(config.sampler, "labels", "batch_size")
     AUGMENTATIONS.build(config.augment)
+    if config.device_augment is not None:
+        DEVICE_AUGMENTATIONS.build(config.device_augment)
     with torch.device("meta"):  # checks the shape without allocating it
         BACKBONES.build(config.backbone)
     modified(LOSSES.build(config.loss), config.modifiers)
@@ -161,11 +170,14 @@ def _build(
         value = str(choice.value if choice.value is not None else torch.float32).removeprefix("torch.")
         log.info("%s %s: %s", what, value, choice.reason)
 
-    source = SOURCES.build(config.data)
+    everything = SOURCES.build(config.data)
+    for sentence in compare_with_known(everything, known_of(config.data)):
+        log.info("%s", sentence)
+    source = select(everything, config.subset)
     check_source(source)
     machine = this_machine()
-    if isinstance(source, Preparable) and machine.local_rank == 0:  # the others of this machine wait
-        _prepare_source(source, len(source), threads.value * machine.local_ranks, console)
+    if isinstance(everything, Preparable) and machine.local_rank == 0:  # the others of this machine wait
+        _prepare_source(everything, len(everything), threads.value * machine.local_ranks, console)
     training, held_out = hold_out_identities(source, config.validation.fraction, config.seed)
     if checkpoint is not None:
         check_same_data(checkpoint, training)
@@ -210,6 +222,22 @@ def _build(
         repeated=[name for name, _ in classifier.named_parameters(prefix="classifier") if name not in divided],
     )
     share = Shard.of(trainer.batch_size, processes.rank, processes.count)
+    loader = TrainingLoader(
+        source=training,
+        sampler=SAMPLERS.build(config.sampler, labels=training.labels, batch_size=trainer.batch_size),
+        augmentation=AUGMENTATIONS.build(config.augment),
+        batch_size=trainer.batch_size,
+        seed=config.seed,
+        workers=workers.value,
+        pin_memory=device.value.type == "cuda",
+        rows=slice(share.first, share.last),
+        on_corrupt=trainer.on_corrupt,
+        device_augmentation=None if config.device_augment is None else DEVICE_AUGMENTATIONS.build(config.device_augment),
+    )
+    corrupt_images: CorruptImagesFile | None = None
+    if trainer.on_corrupt != "error":
+        corrupt_images = CorruptImagesFile(folder.corrupt_images, loader.corrupt, processes)
+        held_out = None if held_out is None else ReadableSource(held_out, loader.corrupt)
     run = Run(
         config=config,
         folder=folder,
@@ -232,20 +260,11 @@ def _build(
     )
     if checkpoint is not None:
         run.restore(checkpoint)
-    observers = _observers(config, held_out, processes.rank == 0)
+    observers = _observers(config, held_out, corrupt_images, processes.rank == 0)
     if processes.rank == 0:
         progress = ProgressLine(console, config.log.progress, run.state.step, run.total_steps)
         run.logbook = _logbook(config, folder, run.state.step, progress)
         observers.insert(0, progress)
-    loader = TrainingLoader(
-        source=training,
-        augmentation=AUGMENTATIONS.build(config.augment),
-        batch_size=trainer.batch_size,
-        seed=config.seed,
-        workers=workers.value,
-        pin_memory=device.value.type == "cuda",
-        rows=run.rows,
-    )
     return Prepared(run, loader, observers)
 
 
@@ -274,9 +293,11 @@ def _logbook(config: TrainConfig, folder: RunFolder, step: int, progress: Progre
     return Logbook(loggers)
 
 
-def _observers(config: TrainConfig, held_out: Source | None, first: bool) -> list[Observer]:
+def _observers(
+    config: TrainConfig, held_out: Source | None, corrupt_images: CorruptImagesFile | None, first: bool
+) -> list[Observer]:
     """Those of one process; all but the pictures of the `first` one must be told of the same steps everywhere."""
-    observers: list[Observer] = [Scalars(config.log.every_steps)]
+    observers: list[Observer] = [Scalars(config.log.every_steps, corrupt_images)]
     pictures_every_epochs = config.log.pictures_every_epochs if config.log.tensorboard else None
     if pictures_every_epochs is not None and first:
         observers.append(Pictures(pictures_every_epochs))

@@ -15,13 +15,14 @@ def train(run: Run, loader: TrainingLoader, observers: list[Observer], stop: Sto
 
     Raises:
         TrainingError: too many steps in a row were not finite.
-        DataError: an image could not be decoded.
+        DataError: an image could not be decoded, and nothing may take its place.
         EndedElsewhereError: another process has failed.
     """
     state, optimization = run.state, run.optimization
     stopwatch = Stopwatch()
     batches_left = (run.total_steps - state.step) * optimization.accumulate
     for batch in stopwatch.waiting_for(loader.batches(state.position, batches_left)):
+        batch = loader.augmented(batch, run.device)
         run.seed_dropout()
         with run.autocast(), run.accumulating():
             embedding = run.network(run.network_input(batch.images))

@@ -22,7 +22,9 @@ FIXED = (
     "auxiliary",
     "classifier.name",
     "classifier.rate",
+    "sampler",
     "augment",
+    "device_augment",
     "optimizer.name",
     "trainer.batch_size",
     "trainer.accumulate",
@@ -33,8 +35,24 @@ FIXED = (
 ALIKE = {"auto", "dense", "chunked", "sharded"}
 """Classifiers that compute the same; a run may go on with another of them."""
 
-FREE = ("name", "runs", "run_dir", "resume", "data", "log", "checkpoint", "suite", "trainer.workers", "trainer.device")
+FREE = (
+    "name",
+    "runs",
+    "run_dir",
+    "resume",
+    "data",
+    "subset",
+    "log",
+    "checkpoint",
+    "suite",
+    "trainer.workers",
+    "trainer.device",
+)
 """Keys that may change without a word; the data are compared by their fingerprint."""
+
+
+ADDED_LATER = {"sampler.name": "shuffled", "trainer.on_corrupt": "error"}
+"""What runs did before there was such a key: checkpoints without it can be resumed."""
 
 
 def checkpoint_to_resume(config: TrainConfig, folder: RunFolder) -> Checkpoint | None:
@@ -83,7 +101,7 @@ def check_same_data(checkpoint: Checkpoint, source: Source) -> None:
 
 
 def _compare(checkpoint: Checkpoint, config: TrainConfig) -> None:
-    then, now = dict(_leaves(checkpoint.config)), dict(_leaves(config.model_dump()))
+    then, now = ADDED_LATER | dict(_leaves(checkpoint.config)), dict(_leaves(config.model_dump()))
     changed = {
         key: f"{key}: {then.get(key, 'absent')} then, {now.get(key, 'absent')} now"
         for key in sorted(then.keys() | now.keys())

@@ -41,6 +41,7 @@ class RunFolder:
         self.log = path / "train.log"
         self.tensorboard = path / "tensorboard"
         self.report = path / "report.html"
+        self.corrupt_images = path / "corrupt_images.txt"
 
     @classmethod
     def create(cls, runs: str, name: str, run_dir: str | None) -> RunFolder:

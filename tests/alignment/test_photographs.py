@@ -53,14 +53,42 @@ def test_second_name_of_a_folder_does_not_make_a_second_identity(tmp_path: Path)
     assert list_photographs(source, tmp_path / "target").photographs == ["Zoe/1.jpg"]
 
 
-def test_linked_folder_and_file_outside_are_followed(tmp_path: Path) -> None:
+@pytest.fixture
+def linked(tmp_path: Path) -> Path:
+    """A source with links to a folder and a file outside, and to a file inside."""
     touch(tmp_path / "elsewhere", "1.jpg", "deep/2.jpg")
     source = touch(tmp_path / "source", "Ana/0.jpg")
     (source / "Ben").symlink_to(tmp_path / "elsewhere")
     (source / "Ana" / "3.jpg").symlink_to(tmp_path / "elsewhere" / "1.jpg")
-    listing = list_photographs(source, tmp_path / "target")
-    assert listing.photographs == ["Ana/0.jpg", "Ana/3.jpg", "Ben/1.jpg", "Ben/deep/2.jpg"]
+    (source / "Ana" / "4.jpg").symlink_to("0.jpg")
+    return source
+
+
+def test_links_that_lead_outside_are_passed_over_by_name(linked: Path, tmp_path: Path) -> None:
+    listing = list_photographs(linked, tmp_path / "target")
+    assert listing.photographs == ["Ana/0.jpg", "Ana/4.jpg"]
+    assert [sentence.split(" is ")[0] for sentence in listing.passed_over] == ["Ana/3.jpg", "Ben"]
+    assert all("links=follow" in sentence for sentence in listing.passed_over)
+
+
+def test_links_that_lead_outside_are_followed_on_request(linked: Path, tmp_path: Path) -> None:
+    listing = list_photographs(linked, tmp_path / "target", links="follow")
+    assert listing.photographs == ["Ana/0.jpg", "Ana/3.jpg", "Ana/4.jpg", "Ben/1.jpg", "Ben/deep/2.jpg"]
     assert listing.outside_links == 1
+    assert listing.passed_over == []
+
+
+def test_linked_source_is_inside_of_itself(linked: Path, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(linked)
+    assert list_photographs(tmp_path / "link", tmp_path / "target").photographs == ["Ana/0.jpg", "Ana/4.jpg"]
+
+
+def test_source_of_links_to_elsewhere_alone_is_an_error_that_tells_the_key(tmp_path: Path) -> None:
+    touch(tmp_path / "elsewhere", "1.jpg")
+    (tmp_path / "source").mkdir()
+    (tmp_path / "source" / "Ben").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(DataError, match=r"holds no images; Ben is a link .*links=follow"):
+        list_photographs(tmp_path / "source", tmp_path / "target")
 
 
 def test_linked_target_is_not_read(tmp_path: Path) -> None:

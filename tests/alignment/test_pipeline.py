@@ -6,66 +6,20 @@ import resource
 import signal
 from collections import Counter
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import cv2
 import numpy as np
 import pytest
+from marked_photographs import FACELESS, FAILING, Forbidden, MarkedDetector, files, photograph, run, write
 from PIL import Image
 
 from frtrain.alignment.crops import CropStyle, centre_crop
-from frtrain.alignment.detector import Face
-from frtrain.alignment.pipeline import Summary, Watcher, align
+from frtrain.alignment.pipeline import Watcher
 from frtrain.alignment.report import Record, read_report
 from frtrain.alignment.transform import TEMPLATES
 from frtrain.errors import ConfigError, DataError
 from frtrain.signals import StoppedError
-
-STYLE = CropStyle(size=112, template="arcface_112", format="jpg", quality=95, no_face="skip")
-FACELESS = 0
-FAILING = 255
-
-
-class MarkedDetector:
-    """Stands in for a network: the first pixel says whether there is a face; it lies where the template puts it."""
-
-    def __init__(self) -> None:
-        self.calls: list[int] = []
-
-    def detect(self, images: list[np.ndarray]) -> list[list[Face]]:
-        self.calls.append(len(images))
-        if any(image[0, 0, 0] == FAILING for image in images):
-            raise RuntimeError("out of memory")
-        points = TEMPLATES["arcface_112"].copy()
-        face = Face(box=np.array([20.0, 20, 90, 110]), points=points, confidence=0.9)
-        return [[] if image[0, 0, 0] == FACELESS else [face] for image in images]
-
-
-def photograph(value: int, size: tuple[int, int] = (112, 112)) -> np.ndarray:
-    """Noise that no crop resembles by chance, marked by its first pixel."""
-    pixels = np.random.default_rng(value).integers(0, 256, (*size, 3)).astype(np.uint8)
-    pixels[0, 0] = value
-    return pixels
-
-
-def write(root: Path, photographs: dict[str, int]) -> Path:
-    """Photographs by their first pixel, without loss whatever the extension."""
-    for name, value in photographs.items():
-        path = root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("wb") as file:
-            Image.fromarray(photograph(value)).save(file, format="PNG")
-    return root
-
-
-def run(source: Path, target: Path, detector: Any = None, style: CropStyle = STYLE, **options: Any) -> Summary:
-    options = {"batch_size": 4, "detector_settings": {"name": "marked"}, **options}
-    return align(source, target, detector or MarkedDetector(), style, **options)
-
-
-def files(folder: Path) -> set[str]:
-    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
-
 
 def test_crops_keep_the_folders_and_every_photograph_has_a_line(tmp_path: Path) -> None:
     names = ["flat.png", "Ana/1.png", "Žofie/deep/é 2.jpg"]
@@ -110,7 +64,7 @@ def test_photograph_without_a_face_is_cut_at_the_centre_on_request(tmp_path: Pat
 def test_centre_crop_is_the_centred_square() -> None:
     image = photograph(3, (200, 100))
     np.testing.assert_array_equal(
-        centre_crop(image, 40), cv2.resize(image[50:150], (40, 40), interpolation=cv2.INTER_AREA)
+        centre_crop(image, 40, 40), cv2.resize(image[50:150], (40, 40), interpolation=cv2.INTER_AREA)
     )
 
 
@@ -166,13 +120,46 @@ def test_photographs_with_one_stem_do_not_overwrite_each_other(tmp_path: Path) -
     assert files(tmp_path / "target") >= {"Ana/1.png.jpg", "Ana/1.bmp.jpg"}
 
 
-def test_batches_are_of_one_size(tmp_path: Path) -> None:
-    source = write(tmp_path / "source", dict.fromkeys(["1.png", "3.png", "5.png"], 9))
-    for name in ("2.png", "4.png"):
-        Image.fromarray(photograph(9, (120, 130))).save(source / name)
+def test_photographs_of_any_sizes_share_a_batch(tmp_path: Path) -> None:
+    source = write(tmp_path / "source", dict.fromkeys(["1.png", "3.png"], 9))
+    Image.fromarray(photograph(9, (120, 130))).save(source / "2.png")
     detector = MarkedDetector()
     run(source, tmp_path / "target", detector)
-    assert sorted(detector.calls) == [2, 3]
+    assert detector.calls == [3]
+
+
+def test_detector_is_not_built_when_nothing_is_left_to_do(tmp_path: Path) -> None:
+    source = write(tmp_path / "source", {"a.png": 9})
+    run(source, tmp_path / "target")
+    assert run(source, tmp_path / "target", Forbidden()).earlier == 1
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_photograph_is_turned_upright_by_its_exif_before_anything_else(tmp_path: Path, orientation: int) -> None:
+    upright = photograph(9, (130, 120))
+    stored = {  # what a camera stores of the upright picture, by the EXIF standard's description of each orientation
+        1: upright,
+        2: upright[:, ::-1],
+        3: upright[::-1, ::-1],
+        4: upright[::-1],
+        5: upright.transpose(1, 0, 2),
+        6: upright.transpose(1, 0, 2)[::-1],
+        7: upright.transpose(1, 0, 2)[::-1, ::-1],
+        8: upright.transpose(1, 0, 2)[:, ::-1],
+    }[orientation]
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    (tmp_path / "source").mkdir()
+    Image.fromarray(np.ascontiguousarray(stored)).save(tmp_path / "source" / "a.png", exif=exif)
+    run(tmp_path / "source", tmp_path / "target", style=CropStyle(112, "arcface_112", "png", 95, "skip"))
+    crop = np.asarray(Image.open(tmp_path / "target" / "a.png"))
+    np.testing.assert_array_equal(crop, upright[:112, :112])
+
+
+def test_crop_without_a_face_has_the_shape_of_the_template(tmp_path: Path) -> None:
+    source = write(tmp_path / "source", {"a.png": FACELESS, "b.png": 9})
+    run(source, tmp_path / "target", style=CropStyle(224, "sphereface_112x96", "png", 95, "centre"))
+    assert {Image.open(tmp_path / "target" / name).size for name in ("a.png", "b.png")} == {(192, 224)}
 
 
 def test_limit_takes_the_first_photographs(tmp_path: Path) -> None:

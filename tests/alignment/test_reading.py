@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from frtrain.alignment import reading
-from frtrain.alignment.reading import Photograph, SizeBatches, read_ahead
+from frtrain.alignment.reading import Batches, Photograph, read_ahead
 from frtrain.errors import ImageError
 
 
@@ -53,26 +53,18 @@ def test_unexpected_error_of_the_decoder_is_not_lost(tmp_path: Path, monkeypatch
         list(read_ahead(tmp_path, ["a.png"]))
 
 
-def test_batches_hold_one_size_and_every_photograph_once() -> None:
-    groups = SizeBatches(batch_size=3)
-    sizes = [(10, 10), (10, 20), (20, 10)] * 5
-    batches = [batch for number, size in enumerate(sizes) if (batch := groups.add(photograph(number, *size)))]
-    batches += groups.rest()
-    assert all(len({one.image.shape for one in batch}) == 1 for batch in batches)
-    assert sorted(int(one.path[:-4]) for batch in batches for one in batch) == list(range(15))
-    assert [len(batch) for batch in batches] == [3, 3, 3, 2, 2, 2]
+def test_batches_hold_every_photograph_once_and_in_order() -> None:
+    batches = Batches(batch_size=3)
+    sizes = [(10, 10), (10, 20), (20, 10)] * 3
+    full = [batch for number, size in enumerate(sizes[:8]) if (batch := batches.add(photograph(number, *size)))]
+    assert [[one.path for one in batch] for batch in full] == [["0.png", "1.png", "2.png"], ["3.png", "4.png", "5.png"]]
+    assert [one.path for one in batches.rest()] == ["6.png", "7.png"]
+    assert batches.rest() == []
 
 
 def test_batches_of_large_photographs_are_cut_short(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reading, "MAX_BATCH_PIXELS", 250)
-    groups = SizeBatches(batch_size=32)
-    assert not groups.add(photograph(0, 10, 10))
-    assert len(groups.add(photograph(1, 10, 10))) == 2
-    assert len(groups.add(photograph(2, 100, 100))) == 1
-
-
-def test_photographs_of_many_sizes_do_not_pile_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reading, "MAX_PENDING_PIXELS", 1000)
-    groups = SizeBatches(batch_size=32)
-    released = [len(groups.add(photograph(width, 10, width))) for width in range(1, 40)]
-    assert sum(released) > 25
+    monkeypatch.setattr(reading, "MAX_BATCH_PIXELS", 200)
+    batches = Batches(batch_size=32)
+    assert not batches.add(photograph(0, 10, 10))
+    assert len(batches.add(photograph(1, 10, 10))) == 2
+    assert len(batches.add(photograph(2, 100, 100))) == 1

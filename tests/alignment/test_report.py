@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from frtrain.alignment.report import Record, open_report, read_report
+from frtrain.alignment.report import Record, SpoolPlace, read_report
+from frtrain.alignment.session import open_report
 from frtrain.errors import ConfigError, DataError
 
 SETTINGS = {"size": 112, "format": "jpg"}
@@ -56,6 +57,12 @@ def test_file_name_that_is_not_utf8_comes_back(tmp_path: Path) -> None:
     record = Record(os.fsdecode(b"caf\xe9.jpg"), "skipped", reason="no face was found")
     write(tmp_path / "crops", [record])
     assert list(read_report(tmp_path / "crops").values()) == [record]
+
+
+def test_place_in_the_spool_comes_back_and_is_left_out_where_there_is_none(tmp_path: Path) -> None:
+    record = Record("a.png", "aligned", "a.jpg", spool=SpoolPlace("x.crops", 7, 9))
+    assert Record.from_line(record.line()) == record
+    assert b"spool" not in RECORDS[0].line()
 
 
 def test_report_cut_at_any_byte_keeps_every_complete_line(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from frtrain.alignment.transform import TEMPLATES, similarity_transform, warp
+from frtrain.alignment.transform import TEMPLATES, crop_size, placed_template, similarity_transform, warp
 
 TEMPLATE = TEMPLATES["arcface_112"]
 
@@ -122,3 +122,26 @@ def test_panorama_wider_than_opencv_can_address_is_aligned() -> None:
 def test_template_scales_with_the_size_of_the_crop() -> None:
     image = np.random.default_rng(1).integers(0, 256, (224, 224, 3)).astype(np.uint8)
     np.testing.assert_array_equal(warp(image, TEMPLATE * 2, size=224), image)
+
+
+def test_older_template_is_the_same_face_in_a_narrower_crop() -> None:
+    image = np.random.default_rng(1).integers(0, 256, (112, 112, 3)).astype(np.uint8)
+    np.testing.assert_array_equal(warp(image, TEMPLATE, template="sphereface_112x96"), image[:, 8:104])
+
+
+@pytest.mark.parametrize(
+    ("size", "template", "expected"),
+    [(224, "arcface_112", (224, 224)), (112, "sphereface_112x96", (112, 96)), (100, "sphereface_112x96", (100, 86))],
+)
+def test_width_of_a_crop_follows_from_its_height(size: int, template: str, expected: tuple[int, int]) -> None:
+    points = TEMPLATES[template] * (size / 112)
+    assert crop_size(size, template) == expected
+    assert warp(np.zeros((300, 300, 3), np.uint8), points, size, template).shape == (*expected, 3)
+
+
+def test_margin_adds_its_share_of_the_crop_on_each_side() -> None:
+    image = np.random.default_rng(1).integers(0, 256, (224, 224, 3)).astype(np.uint8)
+    np.testing.assert_array_equal(warp(image, TEMPLATE + 56, size=224, margin=0.5), image)
+    for template, width in {"arcface_112": 112, "sphereface_112x96": 96}.items():
+        face = placed_template(112, template, 0.25)
+        np.testing.assert_allclose(face, TEMPLATES[template] / 1.5 + np.array([width, 112]) / 6)

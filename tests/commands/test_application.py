@@ -14,6 +14,7 @@ from frtrain.commands import VERBS
 from frtrain.commands.application import run_verb
 from frtrain.commands.composition import choices, compose_plain, expand_sweep, groups_of, merge_overrides
 from frtrain.config import TrainConfig
+from frtrain.config_files import option_values
 from frtrain.errors import ConfigError
 from frtrain.schema import parse
 from frtrain.training.build import check_components
@@ -31,6 +32,10 @@ from frtrain.training.build import check_components
         (["+loss.gamma=1"], "loss.gamma: unknown key"),
         (["loss.margn=0.5"], "loss.margn: unknown key; did you mean 'margin'?"),
         (["data=folder"], "data.root: a value is required"),
+        (["data=folder", "data.root=x", "data.identities=y"], "data.identities: unknown key; it is subset.include now"),
+        (["data=folder", "data.root=x", "data.min_images=2"], "data.min_images: unknown key; it is subset.min_images now"),
+        (["subset.min_image=2"], "subset.min_image: unknown key; did you mean 'min_images'?"),
+        (["subset.first=0"], "subset.first=0: must be greater than 0"),
         (["backbone=iresnet51"], "backbone=iresnet51: unknown backbone; did you mean 'iresnet50'?"),
         (["trainer.precision=fp8"], "trainer.precision='fp8': must be 'auto', 'fp32' or 'bf16'"),
         (["trian"], "trian: unknown verb; did you mean 'train'?"),
@@ -92,12 +97,19 @@ def test_help_of_every_verb_shows_an_example_and_its_choices(verb: str, capsys: 
             assert option in told
 
 
+def _what_must_be_given(choice: str) -> list[str]:
+    """Something for each key of a data set that has no default."""
+    group, option = choice.split("=")
+    keys = [key for key, value in option_values(group, option).items() if value == "???"] if group == "data" else []
+    return [f"data.{key}={'[{name: synthetic}]' if key == 'sources' else 'x'}" for key in keys]
+
+
 @pytest.mark.parametrize(
     "choice",
     [f"{group}={option}" for group in groups_of("train") for option in choices(group) if group != "suite"],
 )
 def test_every_choice_of_every_group_composes_and_checks(choice: str, tmp_path: Path):
-    values = compose_plain("train", [choice, *(["data.root=x"] if choice == "data=folder" else [])])
+    values = compose_plain("train", [choice, *_what_must_be_given(choice)])
     values["suite"] = None
     check_components(parse(TrainConfig, values))
 

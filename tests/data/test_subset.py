@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from frtrain.data.subset import IdentitySubset, check_source, hold_out_identities
+from frtrain.data.subset import check_source, hold_out_identities, identity_subset
 from frtrain.errors import ConfigError, DataError
 
 
@@ -26,11 +26,25 @@ class Names:
 
 
 def test_a_subset_is_labelled_anew_and_keeps_names_and_pixels():
-    subset = IdentitySubset(Names([2, 3, 1]), np.array([1, 2]))
+    subset = identity_subset(Names([2, 3, 1]), np.array([1, 2]))
     assert subset.classes == ["person 1", "person 2"]
     assert subset.labels.tolist() == [0, 0, 0, 1]
     assert [int(subset.image(index)[0, 0, 0]) for index in range(4)] == [2, 3, 4, 5]
     assert subset.describe(3) == "image 5"
+
+
+def test_labels_of_a_subset_are_in_the_order_asked_for():
+    subset = identity_subset(Names([1, 1, 1]), np.array([2, 0]))
+    assert subset.classes == ["person 2", "person 0"]
+    assert subset.labels.tolist() == [1, 0]
+
+
+def test_a_subset_of_a_subset_reaches_the_right_images():
+    source = Names([2, 2, 2, 2])
+    inner = identity_subset(identity_subset(source, np.array([1, 2, 3])), np.array([2]))
+    assert [inner.describe(index) for index in range(len(inner))] == ["image 6", "image 7"]
+    assert inner.classes == ["person 3"]
+    assert inner.source is source
 
 
 def test_no_identity_is_on_both_sides_of_the_split():
@@ -80,3 +94,8 @@ def test_as_many_labels_as_images_are_needed():
     source.__class__ = type("Longer", (Names,), {"__len__": lambda self: 4})
     with pytest.raises(DataError, match="4 images but 3 labels"):
         check_source(source)
+
+
+def test_two_identities_are_needed():
+    with pytest.raises(DataError, match=r"one identity \(person 0\), but two are needed"):
+        check_source(Names([4]))

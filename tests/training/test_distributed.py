@@ -15,6 +15,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
@@ -25,7 +26,7 @@ from frtrain.backbones import BACKBONES
 from frtrain.backbones.base import Backbone
 from frtrain.commands import train as command
 from frtrain.config import TrainConfig
-from frtrain.data.order import ShuffledOrder
+from frtrain.data.samplers.shuffled import Shuffled
 from frtrain.errors import CheckpointError, ConfigError, FrtrainError
 from frtrain.processes import Processes
 from frtrain.registry import Entry
@@ -346,7 +347,7 @@ def test_an_error_in_one_process_ends_all_with_its_message_in_front(
     torchrun: Callable[..., subprocess.Popen[str]], make_crops: Callable[..., Path], tmp_path: Path
 ):
     crops = make_crops(tmp_path / "crops")
-    seventh = ShuffledOrder(48, seed=1).key(6).sample  # of the first batch of 8: in the half of the second process
+    seventh = int(Shuffled(np.zeros(48, np.int64), batch_size=8).epoch(seed=1, number=0)[6])  # of the first batch of 8: in the half of the second process
     bad = crops / f"person_{seventh // 6:03d}" / f"{seventh % 6}.png"
     bad.write_bytes(bad.read_bytes()[:100])
     launcher = torchrun(crops)

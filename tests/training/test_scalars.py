@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from frtrain.classifier.dense import Matrix
-from frtrain.data.loader import Batch
+from frtrain.data.batches import Batch
 from frtrain.training.observers.base import StepFacts
 from frtrain.training.run_folder import RunFolder
 
@@ -63,5 +63,5 @@ def test_the_angle_is_in_degrees():
     class Known:
         target_similarity = torch.tensor([0.5, 0.0, -1.0001])
 
-    facts = StepFacts(Batch(*3 * [torch.zeros(3)]), torch.zeros(()), Known(), True)  # type: ignore[arg-type]
+    facts = StepFacts(Batch(*4 * [torch.zeros(3)]), torch.zeros(()), Known(), True)  # type: ignore[arg-type]
     assert facts.target_angle_degrees.tolist() == pytest.approx([60, 90, 180])

@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-from collections import Counter, defaultdict
-from collections.abc import Iterator
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -14,17 +16,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from frtrain.data.encoded import EncodedSource
-from frtrain.data.images import EXTENSIONS, is_image_path, read_file
+from frtrain.data.folder_tree import Links, Tree, is_settled, unchanged, walk_images
+from frtrain.data.images import EXTENSIONS, read_file
+from frtrain.data.index_cache import load_index, save_index
+from frtrain.data.names import Names
 from frtrain.data.source import SOURCES
 from frtrain.errors import DataError
-from frtrain.schema import PositiveInt
 
 log = logging.getLogger(__name__)
 
-ALIGNMENT_FILES = frozenset({"align.json", "align.jsonl"})
-"""What `frtrain align` leaves beside its crops: no reason for a warning."""
-
 Layout = Literal["auto", "top_folder", "parent_folder", "file_name"]
+
+WORTH_KEEPING = 10_000
+"""Images from which on the index is kept: fewer are found again in a moment."""
+
+INDEX_VERSION = "1"
+"""Of the arrays that are kept, and of the rules by which they are made."""
 
 
 @SOURCES.register("folder")
@@ -36,39 +43,38 @@ class FolderSource(EncodedSource):
         parent_folder: `<root>/.../<identity>/<image>`; the identity is named by its whole relative path.
         file_name: `<root>/<identity>_<number>.<ext>`, as LFW names its files.
 
-    Symbolic links to files and folders are followed (each real folder once, so loops end). Names may be any Unicode.
-    Classes are in the order of their names. The fingerprint covers names, not pixels.
+    Links (each real folder is listed once, by its own name where it has one below the root, so loops end):
+        inside: links within the root are followed; one that leads outside is an error.
+        follow: all are followed.
+
+    Names may be any Unicode. Classes are in the order of their names. The fingerprint covers names, not pixels. What was
+    found in a large folder is kept (`frtrain.data.index_cache`) for as long as none of its folders changes.
 
     Raises:
-        DataError: no such folder, no images, fewer than two identities, or a listed identity is missing.
+        DataError: no such folder, no images, fewer than two identities, or a link that leads outside.
     """
 
-    def __init__(self, root: str, identities: str | None, min_images: PositiveInt, layout: Layout):
+    def __init__(self, root: str, layout: Layout, links: Links):
         if not root:
             raise DataError("data.root: a folder is required; set it with data.root=...")
         self.root = Path(root).expanduser()
-        paths = list(_image_paths(self.root))
-        if not paths:
+        index = _index_of(self.root, layout, links)
+        for note in index.notes:
+            log.warning("%s: %s", self.root, note)
+        if not len(index.paths):
             raise DataError(
                 f"data.root={root} has no images: expected {root}/<identity>/<image> with one of "
                 f"{', '.join(sorted(EXTENSIONS))}"
             )
-        by_identity = self._group(paths, layout)
-        if identities is not None:
-            by_identity = _only_listed(by_identity, Path(identities).expanduser(), root)
-        kept = {name: files for name, files in by_identity.items() if len(files) >= min_images}
-        if len(kept) < 2:
+        if len(index.classes) < 2:
             raise DataError(
-                f"data.root={root}: identities with at least {min_images} image(s): {len(kept)}, but two are needed at least. "
-                f"Expected {root}/<identity>/<image>; images found: {len(paths)}, identities: {len(by_identity)}"
+                f"data.root={root}: {len(index.classes)} identity ({', '.join(index.classes)}) with {len(index.paths)} "
+                f"images, but two are needed at least. Expected {root}/<identity>/<image>"
             )
-        self.classes = sorted(kept)
-        self.paths = [path for name in self.classes for path in sorted(kept[name])]
-        self.labels: NDArray[np.int64] = np.repeat(
-            np.arange(len(self.classes), dtype=np.int64), [len(kept[name]) for name in self.classes]
-        )
-        digest = hashlib.sha256("\n".join(self.paths).encode("utf-8", "surrogateescape")).hexdigest()[:16]
-        self.fingerprint = f"folder:{len(self.paths)} images:{len(self.classes)} identities:{digest}"
+        self.classes = index.classes
+        self.paths = index.paths
+        self.labels: NDArray[np.int64] = np.repeat(np.arange(len(index.classes), dtype=np.int64), index.counts)
+        self.fingerprint = f"folder:{len(self.paths)} images:{len(self.classes)} identities:{index.digest}"
 
     def encoded(self, index: int) -> bytes:
         """The file's content."""
@@ -76,59 +82,117 @@ class FolderSource(EncodedSource):
 
     def name(self, index: int) -> str:
         """The path below the root."""
-        return self.paths[index].replace(os.sep, "/")
+        return self.paths[index]
 
     def describe(self, index: int) -> str:
         """The file's path."""
         return str(self.root / self.paths[index])
 
-    def _group(self, paths: list[str], layout: Layout) -> dict[str, list[str]]:
-        in_root = [path for path in paths if os.sep not in path]
-        if layout == "auto":
-            layout = "file_name" if len(in_root) == len(paths) else "top_folder"
-        by_identity: dict[str, list[str]] = defaultdict(list)
-        if layout == "file_name":
-            for path in paths:
-                by_identity[_name_before_number(path)].append(path)
-            return by_identity
-        if in_root:
-            log.warning(
-                "%s: %d images outside identity folders are left out, e.g. %s", self.root, len(in_root), in_root[0]
-            )
-        for path in paths:
-            folder, _, _ = path.rpartition(os.sep)
-            if folder:
-                name = folder.replace(os.sep, "/") if layout == "parent_folder" else folder.partition(os.sep)[0]
-                by_identity[name].append(path)
-        return by_identity
+
+@dataclass(frozen=True)
+class _Index:
+    """The images of a folder by identity.
+
+    Attributes:
+        paths: of all images below the root, identity by identity.
+        classes: identities in the order of their names.
+        counts: `int64 [C]`, images of each.
+        digest: of the paths.
+        notes: what the user should know of what was left out.
+    """
+
+    paths: Names
+    classes: list[str]
+    counts: NDArray[np.int64]
+    digest: str
+    notes: list[str]
 
 
-def _image_paths(root: Path) -> Iterator[str]:
-    """Relative paths of all images below `root`, in a fixed order; other files are counted in one warning."""
+def _index_of(root: Path, layout: Layout, links: Links) -> _Index:
+    """From what an earlier call has kept if no folder changed since, otherwise by a walk."""
     if not root.is_dir():
         raise DataError(f"data.root={root}: no such folder")
-    seen: set[str] = set()
-    others: Counter[str] = Counter()
-    for folder, subfolders, files in os.walk(root, followlinks=True, onerror=_raise_unreadable):
-        real = os.path.realpath(folder)
-        if real in seen:
-            subfolders.clear()
-            continue
-        seen.add(real)
-        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
-        relative = os.path.relpath(folder, root)
-        for name in sorted(files):
-            if is_image_path(Path(name)):
-                yield name if relative == "." else os.path.join(relative, name)  # noqa: PTH118 (relative paths are kept as text)
-            elif not name.startswith(".") and name not in ALIGNMENT_FILES:
-                others[Path(name).suffix or name] += 1
-    if others:
-        listed = ", ".join(f"{count} {suffix}" for suffix, count in others.most_common(5))
-        log.warning("%s: files that are not images are left out: %s", root, listed)
+    key = f"folder:{INDEX_VERSION}:{os.path.realpath(root)}:{layout}:{links}"
+    kept = load_index(key, INDEX_VERSION)
+    if kept is not None and unchanged(root, _texts(kept["folders"]), kept["stamps"].astype(np.uint64)):
+        return _Index(
+            paths=Names(kept["paths"].astype(np.uint8, copy=False), kept["ends"].astype(np.int64, copy=False)),
+            classes=_texts(kept["classes"]),
+            counts=kept["counts"].astype(np.int64, copy=False),
+            digest=str(kept["digest"]),
+            notes=_texts(kept["notes"]),
+        )
+    began = time.time_ns()
+    tree = walk_images(root, links)
+    index = _indexed(tree, layout)
+    stamps = tree.stamp_rows()
+    if len(index.paths) >= WORTH_KEEPING and is_settled(stamps, began):
+        arrays: dict[str, NDArray[np.generic]] = {
+            "folders": _bytes("\0".join(folder or "." for folder in tree.folders)),
+            "stamps": stamps,
+            "paths": index.paths.block,
+            "ends": index.paths.ends,
+            "classes": _bytes("\0".join(index.classes)),
+            "counts": index.counts,
+            "digest": np.array(index.digest),
+            "notes": _bytes("\0".join(index.notes)),
+        }
+        save_index(key, INDEX_VERSION, arrays)
+    return index
 
 
-def _raise_unreadable(error: OSError) -> None:
-    raise DataError(f"{error.filename}: cannot be listed ({error.strerror})")
+def _indexed(tree: Tree, layout: Layout) -> _Index:
+    """Group the images of a tree by identity."""
+    if layout == "auto":
+        layout = "file_name" if list(tree.images) == [""] else "top_folder"
+    groups = _by_file_name(tree) if layout == "file_name" else _by_folder(tree, layout)
+    classes = sorted(groups)
+    paths = [groups[name] for name in classes]
+    joined = "\0".join(paths).encode("utf-8", "surrogateescape")
+    block = np.frombuffer(joined, dtype=np.uint8)
+    is_text = block != 0
+    ends = np.append(np.flatnonzero(~is_text), len(block)) if joined else np.zeros(0, np.int64)
+    return _Index(
+        paths=Names(block[is_text], (ends - np.arange(len(ends))).astype(np.int64)),
+        classes=classes,
+        counts=np.array([text.count("\0") + 1 for text in paths], dtype=np.int64),
+        digest=hashlib.sha256(joined.replace(b"\0", b"\n")).hexdigest()[:16],
+        notes=list(_notes(tree, layout)),
+    )
+
+
+def _by_folder(tree: Tree, layout: Layout) -> Mapping[str, str]:
+    """The sorted paths of each identity, joined by NUL."""
+    folders: dict[str, list[str]] = defaultdict(list)
+    for folder in tree.images:
+        if folder:
+            folders[folder if layout == "parent_folder" else folder.partition("/")[0]].append(folder)
+    groups = {}
+    for identity, parts in folders.items():
+        texts = [_full_paths(folder, tree.images[folder]) for folder in parts]
+        groups[identity] = texts[0] if len(texts) == 1 else "\0".join(sorted("\0".join(texts).split("\0")))
+    return groups
+
+
+def _by_file_name(tree: Tree) -> Mapping[str, str]:
+    paths: dict[str, list[str]] = defaultdict(list)
+    for folder, names in tree.images.items():
+        for path in _full_paths(folder, names).split("\0"):
+            paths[_name_before_number(path)].append(path)
+    return {identity: "\0".join(sorted(files)) for identity, files in paths.items()}
+
+
+def _full_paths(folder: str, names: str) -> str:
+    return f"{folder}/" + names.replace("\0", f"\0{folder}/") if folder else names
+
+
+def _notes(tree: Tree, layout: Layout) -> Iterator[str]:
+    if tree.others:
+        listed = ", ".join(f"{count} {suffix}" for suffix, count in tree.others.most_common(5))
+        yield f"files that are not images are left out: {listed}"
+    if layout != "file_name" and "" in tree.images:
+        strays = tree.images[""].split("\0")
+        yield f"{len(strays)} images outside identity folders are left out, e.g. {strays[0]}"
 
 
 def _name_before_number(path: str) -> str:
@@ -137,18 +201,10 @@ def _name_before_number(path: str) -> str:
     return name if separator and number.isdigit() else stem
 
 
-def _only_listed(by_identity: dict[str, list[str]], listing: Path, root: str) -> dict[str, list[str]]:
-    """Keep the identities of a list file: one name per line; LFW's own `name<TAB>count` lines and count headers work."""
-    try:
-        lines = listing.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"data.identities={listing}: cannot be read ({error})") from None
-    names = [line.split("\t")[0].strip() for line in lines if line.strip()]
-    names = [name for name in names if not name.isdigit() or name in by_identity]  # LFW's lists have headers of counts
-    missing = [name for name in names if name not in by_identity]
-    if missing:
-        raise DataError(
-            f"data.identities={listing}: {len(missing)} of {len(names)} identities have no images below {root}, "
-            f"e.g. {', '.join(missing[:3])}"
-        )
-    return {name: by_identity[name] for name in names}
+def _bytes(text: str) -> NDArray[np.uint8]:
+    return np.frombuffer(text.encode("utf-8", "surrogateescape"), dtype=np.uint8)
+
+
+def _texts(data: NDArray[np.generic]) -> list[str]:
+    text = data.tobytes().decode("utf-8", "surrogateescape")
+    return text.split("\0") if text else []

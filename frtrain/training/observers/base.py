@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from frtrain.classifier.base import Facts
-from frtrain.data.loader import Batch
+from frtrain.data.batches import Batch
 from frtrain.training.run import Run
 from frtrain.training.stopwatch import Stopwatch
 
@@ -17,7 +17,7 @@ class StepFacts:
     """What observers are told of a step: its last batch and what the classifier saw of it.
 
     Attributes:
-        batch: on the CPU, as loaded; this process's rows.
+        batch: this process's rows, on the CPU as loaded, or on the device where they are augmented there.
         loss: scalar, detached, not divided by the accumulation.
         classifier: similarities and diagnostics of the batch, all processes' rows.
         applied: whether the weights were updated.

@@ -18,10 +18,12 @@ from frtrain.training.stopwatch import Stopwatch
 log = logging.getLogger(__name__)
 
 PLAIN_INTERVAL_SECONDS = 15.0
+SHOWN_WAIT_SHARE = 0.05
+"""Of the time; below it, waiting for data is nothing to think about."""
 
 
 class ProgressLine(Observer, Logger):
-    """Shows step, loss, images/s, the share of time spent waiting for data, and the time left.
+    """Shows step, loss, images/s, the share of time spent waiting for data where it matters, and the time left.
 
     Args:
         console: where to show.
@@ -63,9 +65,11 @@ class ProgressLine(Observer, Logger):
         """Show the newest numbers of the loop."""
         if "train/loss" not in values:
             return
+        waited = values["speed/data_wait_share"]
+        data_wait = f"data wait {waited:.0%}  " if waited > SHOWN_WAIT_SHARE else ""
         facts = (
             f"epoch {epoch:.2f}  loss {values['train/loss']:.3f}  accuracy {values['train/accuracy']:.1%}  "
-            f"{values['speed/images_per_second']:.0f} images/s  data wait {values['speed/data_wait_share']:.0%}  "
+            f"{values['speed/images_per_second']:.0f} images/s  {data_wait}"
             f"ETA {_clock(self._eta_seconds(step))}"
         )
         now = time.monotonic()

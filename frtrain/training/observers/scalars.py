@@ -7,6 +7,7 @@ from collections import Counter
 import torch
 
 from frtrain.training.observers.base import Observer, StepFacts
+from frtrain.training.observers.corrupt_images import CorruptImagesFile
 from frtrain.training.run import Run
 from frtrain.training.stopwatch import Stopwatch
 
@@ -16,11 +17,12 @@ class Scalars(Observer):
 
     Values are means over the steps since the last publication (with accumulation: over each step's last batch), each over
     the steps in which it was there. What the head tells of wrong classes is computed in the steps that are published, no
-    others. Reading the values is the loop's only synchronisation with the device besides the non-finite guard.
+    others. `corrupt_images` gives `data/corrupt_images`. Reading the values is the loop's only synchronisation with the device besides the non-finite guard.
     """
 
-    def __init__(self, every_steps: int):
+    def __init__(self, every_steps: int, corrupt_images: CorruptImagesFile | None = None):
         self.every_steps = every_steps
+        self.corrupt_images = corrupt_images
         self._sums: dict[str, torch.Tensor] = {}
         self._counts: Counter[str] = Counter()
         self._images = 0
@@ -42,6 +44,11 @@ class Scalars(Observer):
             self._publish(run, stopwatch)
         run.classifier.watch = self._due(run, run.state.step + 1)
 
+    def after_run(self, run: Run) -> None:
+        """Report the images that the last validation has met."""
+        if self.corrupt_images is not None:
+            self.corrupt_images.collect()
+
     def _due(self, run: Run, step: int) -> bool:
         return step % self.every_steps == 0 or step >= run.total_steps
 
@@ -57,5 +64,7 @@ class Scalars(Observer):
         values["train/skipped_steps"] = float(run.state.skipped)
         values["speed/images_per_second"] = self._images / lap.seconds
         values["speed/data_wait_share"] = min(1.0, lap.waited_seconds / lap.seconds)
+        if self.corrupt_images is not None:
+            values["data/corrupt_images"] = float(self.corrupt_images.collect())
         run.logbook.scalars(run.state.step, run.epoch, values)
         self._sums, self._counts, self._images = {}, Counter(), 0

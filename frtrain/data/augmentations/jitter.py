@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import os
 from typing import Annotated
 
+import albumentations
+import cv2
 import numpy as np
 from annotated_types import Interval
 from numpy.typing import NDArray
 
-from frtrain.data.augmentation import AUGMENTATIONS
+from frtrain.data.augmentation import AUGMENTATIONS, SampleRandom
 from frtrain.schema import Fraction, FractionBelowOne
-
-os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # at import it asks the network for its newest version
-
-import albumentations
-import cv2
 
 Pixels = Annotated[int, Interval(ge=0, le=56)]
 Degrees = Annotated[float, Interval(ge=0, le=180)]
@@ -54,8 +50,8 @@ class Jitter:
             seed=0,
         )
 
-    def __call__(self, image: NDArray[np.uint8], random: np.random.Generator) -> NDArray[np.uint8]:
+    def __call__(self, image: NDArray[np.uint8], random: SampleRandom) -> NDArray[np.uint8]:
         """RGB `uint8 [H, W, 3]` -> the same."""
-        self._transform.set_random_seed(int(random.integers(2**31)))
+        self._transform.set_random_seed(int(random.generator.integers(2**31)))
         jittered: NDArray[np.uint8] = self._transform(image=image)["image"]
         return jittered

@@ -1,0 +1,62 @@
+"""Images that are nearly the same: within the data set, and between it and a test set."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from frtrain.curation.findings import Duplicates, Overlap
+from frtrain.curation.search import Surveyed
+from frtrain.data.inspection.duplicates import connected_groups, near_duplicates
+
+
+def find_duplicates(data: Surveyed, distance: int) -> list[Duplicates]:
+    """Groups of nearly equal images, those between identities first.
+
+    Of each group the image that fits its identity best comes first: it is the one to keep.
+
+    Args:
+        data: the data set.
+        distance: largest number of differing bits of two perceptual hashes.
+    """
+    images = np.flatnonzero(data.embedded.readable)
+    root = connected_groups(len(images), near_duplicates(data.embedded.hashes[images], distance))
+    fit = np.nan_to_num(data.centres.fit, nan=-1.0)
+    labels, classes = data.source.labels, data.source.classes
+    order = np.argsort(root, kind="stable")
+    starts = np.flatnonzero(np.diff(root[order], prepend=-1))
+    found = []
+    for group in np.split(images[order], starts[1:]):
+        if len(group) > 1:
+            best_first = sorted(group.tolist(), key=lambda image: (-fit[image], image))
+            identities = dict.fromkeys(classes[labels[image]] for image in best_first)
+            found.append(Duplicates(tuple(best_first), tuple(identities)))
+    return sorted(found, key=lambda duplicates: (-len(duplicates.identities), -len(duplicates.images)))
+
+
+def find_shared_photographs(training: Surveyed, test: Surveyed, distance: int) -> list[Overlap]:
+    """Identities of the two sets that have nearly the same photograph, one finding per pair of identities."""
+    mine = np.flatnonzero(training.embedded.readable)
+    theirs = np.flatnonzero(test.embedded.readable)
+    hashes = np.concatenate([training.embedded.hashes[mine], test.embedded.hashes[theirs]])
+    pairs = np.sort(near_duplicates(hashes, distance), axis=1)
+    across = pairs[(pairs[:, 0] < len(mine)) & (pairs[:, 1] >= len(mine))]
+    labels = np.unique(
+        np.stack(
+            [
+                training.source.labels[mine[across[:, 0]]],
+                test.source.labels[theirs[across[:, 1] - len(mine)]],
+            ],
+            axis=1,
+        ),
+        axis=0,
+    )
+    return [
+        Overlap(
+            training.source.classes[one],
+            test.source.classes[other],
+            float(training.centres.centre[one] @ test.centres.centre[other]),
+            0.0,
+            "photograph",
+        )
+        for one, other in labels
+    ]

@@ -1,0 +1,154 @@
+"""Batches of uint8 crops, made in one piece where they are decoded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils.data import Dataset
+
+from frtrain.data.augmentation import Augmentation, SampleRandom
+from frtrain.data.corrupt import OnCorrupt, stand_ins
+from frtrain.data.encoded import CROP_SIZE
+from frtrain.data.jpeg import decoder
+from frtrain.data.order import SampleKeys, sample_words
+from frtrain.data.source import Source
+from frtrain.errors import DataError, ImageError
+
+Pixels = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Samples of one step that this process trains on.
+
+    Attributes:
+        images: RGB `[b, 3, H, W]`; `uint8` as loaded, `float32` of 0 to 255 after augmentation on a device. In memory a
+            pixel's colours lie side by side, as decoders write them and as convolutions like it (`torch.channels_last`).
+        labels: `int64 [b]`; -1 where an image could not be read and none took its place.
+        indices: `int64 [b]`, positions in the source.
+        epochs: `int64 [b]`, which the samples are drawn in.
+    """
+
+    images: torch.Tensor
+    labels: torch.Tensor
+    indices: torch.Tensor
+    epochs: torch.Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+class BatchTask(NamedTuple):
+    """What one call of a loader's process makes.
+
+    Attributes:
+        number: of the batch, from 0.
+        keys: its samples.
+    """
+
+    number: int
+    keys: SampleKeys
+
+
+@dataclass
+class Decoded:
+    """A batch, without its pixels where these lie in memory that both processes see.
+
+    Attributes:
+        task: what was asked for.
+        labels: `int64 [b]`, see `Batch`.
+        corrupt: what the errors of images that could not be read say.
+        pixels: `uint8 [b, H, W, 3]`, or None.
+    """
+
+    task: BatchTask
+    labels: NDArray[np.int64]
+    corrupt: list[str] = field(default_factory=list)
+    pixels: Pixels | None = None
+
+
+class BatchMaker(Dataset[Decoded]):
+    """A source seen through augmentation, a batch at a time.
+
+    Errors are returned, not raised: an exception that is raised in a worker loses its type on the way.
+
+    Args:
+        source: labelled crops.
+        augmentation: applied to each, with random numbers of its own.
+        seed: of them.
+        on_corrupt: what becomes of images that cannot be read.
+        slots: `uint8 [n, b, H, W, 3]`, memory shared with the loader's processes: batch k is written to slot k modulo n.
+            None: each batch gets memory of its own.
+    """
+
+    def __init__(
+        self, source: Source, augmentation: Augmentation, seed: int, on_corrupt: OnCorrupt, slots: Pixels | None
+    ):
+        self.source = source
+        self.augmentation = augmentation
+        self.seed = seed
+        self.on_corrupt = on_corrupt
+        self.slots = slots
+        decoder()  # before processes fork from this one, else each imports it
+
+    def __getitems__(self, task: BatchTask) -> Decoded | DataError:
+        """Called by torch's loader with what its batch sampler yields."""
+        rows = len(task.keys.samples)
+        if self.slots is None:
+            pixels = np.empty((rows, CROP_SIZE, CROP_SIZE, 3), dtype=np.uint8)
+            decoded = Decoded(task, np.array(self.source.labels[task.keys.samples], dtype=np.int64), pixels=pixels)
+        else:
+            pixels = self.slots[task.number % len(self.slots)][:rows]
+            decoded = Decoded(task, np.array(self.source.labels[task.keys.samples], dtype=np.int64))
+        return self._fill(pixels, decoded) or decoded
+
+    def _fill(self, pixels: Pixels, decoded: Decoded) -> DataError | None:
+        """Write the samples' pixels; returns why it cannot be done."""
+        keys = decoded.task.keys
+        words = sample_words(self.seed, torch.from_numpy(keys.epochs), torch.from_numpy(keys.samples)).tolist()
+        unreadable = []
+        for row, (sample, word) in enumerate(zip(keys.samples.tolist(), words, strict=True)):
+            image = self._read(sample)
+            if isinstance(image, ImageError):
+                if self.on_corrupt == "error":
+                    return image
+                decoded.corrupt.append(str(image))
+                replacement = self._replacement(sample, word, decoded.corrupt)
+                if replacement is None:
+                    unreadable.append(row)
+                    continue
+                image = replacement
+            pixels[row] = self.augmentation(image, SampleRandom(word))
+        if len(unreadable) == len(pixels) > 0:
+            return DataError(
+                f"none of the {len(pixels)} images of a batch can be read; the first: {decoded.corrupt[0]}"
+            )
+        if unreadable:
+            readable = next(row for row in range(len(pixels)) if row not in unreadable)
+            pixels[unreadable] = pixels[readable]
+            decoded.labels[unreadable] = -1
+        return None
+
+    def _read(self, sample: int) -> Pixels | ImageError:
+        try:
+            image = self.source.image(sample)
+        except ImageError as error:
+            return error
+        if image.shape != (CROP_SIZE, CROP_SIZE, 3):  # else numpy would repeat what is smaller
+            return ImageError(
+                self.source.describe(sample), f"has the shape {image.shape}, not ({CROP_SIZE}, {CROP_SIZE}, 3)"
+            )
+        return image
+
+    def _replacement(self, sample: int, word: int, corrupt: list[str]) -> Pixels | None:
+        if self.on_corrupt == "replace":
+            for other in stand_ins(self.source.labels, sample, word):
+                image = self._read(other)
+                if not isinstance(image, ImageError):
+                    return image
+                corrupt.append(str(image))
+        return None

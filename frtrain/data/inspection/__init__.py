@@ -1,0 +1,1 @@
+"""What is in a data set: measures of every image, duplicates, contact sheets, and the page that shows them."""

@@ -1,0 +1,88 @@
+"""The fast way of decoding ordinary JPEGs; whatever is not ordinary is left to Pillow.
+
+torchvision's decoder is libjpeg-turbo, as Pillow's, without Pillow's overhead. It fails where the data end too early,
+and where libjpeg itself gives up, so what it returns is what Pillow would return (tests/data/test_jpeg.py cuts and
+damages files and compares). OpenCV's decoder is about a tenth faster still, but returns grey areas for damaged files.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from functools import lru_cache
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+START_OF_IMAGE = b"\xff\xd8"
+APPLICATION_1 = b"\xff\xe1"
+"""Marks EXIF and XMP blocks, either of which may hold an orientation."""
+
+FRAMES = frozenset({0xC0, 0xC1, 0xC2})
+"""Baseline, extended sequential and progressive, Huffman-coded."""
+
+WITHOUT_LENGTH = frozenset({0x01, *range(0xD0, 0xDA)})
+START_OF_SCAN = 0xDA
+
+AS_STORED = 0
+"""torchvision's `ImageReadMode.UNCHANGED`: colour as RGB, grey and CMYK as they are."""
+
+
+def decode_ordinary_jpeg(data: bytes, max_pixels: int) -> NDArray[np.uint8] | None:
+    """RGB `uint8 [H, W, 3]` of an undamaged colour JPEG of at most `max_pixels`; None where Pillow has to see to it.
+
+    None for other formats, grey and CMYK, whatever has an EXIF or XMP block, and all that torchvision refuses.
+    """
+    if not data.startswith(START_OF_IMAGE) or APPLICATION_1 in data:
+        return None
+    size = colour_frame_size(data)
+    if size is None or not 0 < size[0] * size[1] <= max_pixels:
+        return None
+    decode = decoder()
+    if decode is None:
+        return None
+    try:
+        planes = decode(torch.frombuffer(bytearray(data), dtype=torch.uint8), AS_STORED)
+    except RuntimeError:
+        return None
+    if planes.shape != (3, *size):
+        return None
+    pixels: NDArray[np.uint8] = planes.permute(1, 2, 0).numpy()  # as it lies in memory
+    return pixels
+
+
+def colour_frame_size(data: bytes) -> tuple[int, int] | None:
+    """Height and width that the header of a JPEG states; None unless it has three components of 8 bits."""
+    at = 2
+    while at + 9 < len(data) and data[at] == 0xFF:
+        marker = data[at + 1]
+        if marker in FRAMES:
+            height, width = int.from_bytes(data[at + 5 : at + 7], "big"), int.from_bytes(data[at + 7 : at + 9], "big")
+            return (height, width) if data[at + 4] == 8 and data[at + 9] == 3 else None
+        if marker in WITHOUT_LENGTH or marker in (START_OF_SCAN, 0xFF, 0x00):
+            return None
+        at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+    return None
+
+
+@lru_cache(maxsize=1)
+def decoder() -> Callable[[torch.Tensor, int], torch.Tensor] | None:
+    """torchvision's operator, file content `uint8 [n]` -> planes `uint8 [3, H, W]`; None where there is no usable one.
+
+    It is tried on one picture first: torchvision announces (0.29) that a later release will come without decoders, and
+    some builds have another libjpeg than Pillow. Importing takes a second, so it is to be called before workers fork.
+    """
+    import torchvision.io  # noqa: F401 (registers the operator)
+
+    picture = np.random.default_rng(0).integers(0, 256, (7, 9, 3), dtype=np.uint8).repeat(6, 0).repeat(6, 1)
+    encoded = io.BytesIO()
+    Image.fromarray(picture).save(encoded, "JPEG", quality=80)
+    try:
+        decode: Callable[[torch.Tensor, int], torch.Tensor] = torch.ops.image.decode_jpeg
+        planes = decode(torch.frombuffer(bytearray(encoded.getvalue()), dtype=torch.uint8), AS_STORED)
+    except (AttributeError, RuntimeError, NotImplementedError, TypeError):
+        return None
+    with Image.open(encoded) as expected:
+        return decode if np.array_equal(planes.permute(1, 2, 0).numpy(), np.asarray(expected)) else None

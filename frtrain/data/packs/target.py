@@ -1,0 +1,245 @@
+"""The folder that a pack is written to: whose it is, who writes to it now, and the journal of what is safely there."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import re
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from frtrain.errors import ConfigError, DataError
+
+PACK = "pack.json"
+JOURNAL = "pack.json.part"
+PART = ".part"
+_ALLOWED = re.compile(r"\.|align\.(.*\.)?jsonl?$", re.DOTALL)
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What `pack.json` says of a complete pack.
+
+    Attributes:
+        kind: recordio, webdataset or folder.
+        images: how many.
+        identities: how many.
+        bytes: of all images together.
+        content_sha256: of labels and images in their order; the same in every kind of pack (`ContentDigest`).
+        names_sha256: of the names of images and identities.
+        settings: what the pack was made from and how; plain JSON values.
+        version: of this file.
+    """
+
+    kind: str
+    images: int
+    identities: int
+    bytes: int
+    content_sha256: str
+    names_sha256: str
+    settings: dict[str, Any]
+    version: int = VERSION
+
+    def text(self) -> str:
+        """The file's content."""
+        return json.dumps(asdict(self), indent=2) + "\n"
+
+
+@dataclass(frozen=True)
+class Journal:
+    """What is safely on the disk of a pack that is not complete.
+
+    Attributes:
+        kind, settings: as `Facts`.
+        images: how many.
+        bytes: of these images.
+        largest_label: among them; -1 without images.
+        content, names: their `ContentDigest`.
+        list_bytes: of the list that belong to them.
+        container: the state of what holds the images.
+        renames: (from, to) that are left to do, once all is there.
+        facts: what `pack.json` will say, once all is there.
+        version: of this file.
+    """
+
+    kind: str
+    settings: dict[str, Any]
+    images: int = 0
+    bytes: int = 0
+    largest_label: int = -1
+    content: str = ""
+    names: str = ""
+    list_bytes: int = 0
+    container: dict[str, Any] = field(default_factory=dict)
+    renames: list[tuple[str, str]] = field(default_factory=list)
+    facts: dict[str, Any] | None = None
+    version: int = VERSION
+
+
+def read_facts(target: Path) -> Facts | None:
+    """What `pack.json` says; None where there is none, as beside packs of others.
+
+    Raises:
+        DataError: it is damaged.
+    """
+    values = _read_json(target / PACK)
+    return None if values is None else _record(Facts, values, target / PACK)
+
+
+def read_journal(target: Path) -> Journal | None:
+    """The journal of a pack that is not complete; None where there is none.
+
+    Raises:
+        DataError: it is damaged.
+    """
+    values = _read_json(target / JOURNAL)
+    return None if values is None else _record(Journal, values, target / JOURNAL)
+
+
+def write_journal(target: Path, journal: Journal) -> None:
+    """Bring the journal to the disk, whole or not at all.
+
+    Raises:
+        OSError: the disk is full.
+    """
+    write_durably(target / JOURNAL, (json.dumps(asdict(journal)) + "\n").encode())
+
+
+def write_durably(path: Path, content: bytes) -> None:
+    """Write aside, wait for the disk, rename.
+
+    Raises:
+        OSError: the disk is full; nothing is left behind.
+    """
+    aside = path.with_name(f".{path.name}.new")
+    try:
+        with aside.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
+    sync_folder(path.parent)
+
+
+def sync_file(path: Path) -> None:
+    """Wait until a file is on the disk.
+
+    Raises:
+        OSError: it is not there, or the disk fails.
+    """
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_folder(folder: Path) -> None:
+    """Wait until the names in a folder are on the disk, where the file system can do that."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError:
+        pass
+    finally:
+        os.close(descriptor)
+
+
+def unwritable(target: Path, error: OSError) -> DataError:
+    """The error for a target on which a write failed: no permission, no room."""
+    file = f" ({Path(os.fsdecode(error.filename)).name})" if error.filename else ""
+    return DataError(
+        f"target={target} cannot be written: {error.strerror or error}{file}. Choose a folder with room that you may "
+        "write to, or make room; what is done is kept, and the same command goes on from there"
+    )
+
+
+@contextmanager
+def locked(target: Path) -> Iterator[None]:
+    """Hold a folder, so that two calls cannot write one pack. Released when the process ends, however it ends.
+
+    Raises:
+        DataError: another process holds it.
+        OSError: there is no such folder.
+    """
+    descriptor = os.open(target, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise DataError(f"target={target} is in use by another call: wait for it, or stop it") from None
+        except OSError:
+            pass  # some network file systems cannot lock; the user alone can then keep two calls apart
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def check_owner(target: Path, beside: Collection[str]) -> None:
+    """See that the folder is empty or holds a pack of frtrain; hidden files and the reports of `frtrain align` may lie there.
+
+    Args:
+        target: the folder.
+        beside: names of files that may lie there besides.
+
+    Raises:
+        DataError: it holds something else; names the first.
+    """
+    if (target / PACK).exists() or (target / JOURNAL).exists():
+        return
+    names = (path.name for path in target.iterdir() if path.name not in beside)
+    foreign = sorted(name for name in names if not _ALLOWED.match(name))
+    if foreign:
+        raise DataError(
+            f"target={target} is not empty, and holds no pack of frtrain (there is {foreign[0]!r}, but no {PACK}): choose "
+            "an empty or new folder"
+        )
+
+
+def check_settings(target: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """See that a pack is gone on with as it was begun.
+
+    Raises:
+        ConfigError: settings differ; names all of them.
+    """
+    differing = [
+        f"  {key}: {before.get(key)!r} there, {now.get(key)!r} now"
+        for key in sorted({*before, *now})
+        if before.get(key) != now.get(key)
+    ]
+    if differing:
+        raise ConfigError(
+            f"target={target} holds a pack made otherwise:\n"
+            + "\n".join(differing)
+            + "\nChoose another target, or replace that pack with redo=true."
+        )
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
+    try:
+        values = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
+    except ValueError as error:
+        raise DataError(f"{path}: is damaged ({error}); make the pack anew with redo=true") from None
+    if not isinstance(values, dict):
+        raise DataError(f"{path}: is damaged; make the pack anew with redo=true")
+    return values
+
+
+def _record(kind: Any, values: dict[str, Any], path: Path) -> Any:
+    if values.get("version") != VERSION:
+        raise DataError(f"{path}: is of version {values.get('version')!r}, this frtrain knows version {VERSION}")
+    try:
+        return kind(**values)
+    except TypeError:
+        raise DataError(f"{path}: is damaged; make the pack anew with redo=true") from None

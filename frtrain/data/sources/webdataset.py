@@ -1,0 +1,306 @@
+"""WebDataset shards: tar files of images with their labels, read at random."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from frtrain.data.encoded import EncodedSource
+from frtrain.data.formats.open_files import OpenFiles
+from frtrain.data.formats.tar_index import COMPRESSED, refusal_of_compressed, walk
+from frtrain.data.images import EXTENSIONS
+from frtrain.data.index_cache import load_index, save_index, stamp_of
+from frtrain.data.label_texts import LabelTexts
+from frtrain.data.manifest import CLASSES, read_classes
+from frtrain.data.names import Names
+from frtrain.data.pack_names import listed_names, relative_name
+from frtrain.data.source import SOURCES
+from frtrain.errors import DataError, ImageError
+
+log = logging.getLogger(__name__)
+
+LIST = "images.lst"
+"""What gives a pack of frtrain its image names back, beside the shards."""
+
+LARGEST_IMAGE = 1 << 28
+"""Bytes; a member above this is no face crop."""
+
+_LONGEST_LABEL = 1000
+_LABEL_KEYS = ("label", "class", "identity", "id")
+_IMAGE_ENDINGS = frozenset(extension.removeprefix(".") for extension in EXTENSIONS)
+
+
+@SOURCES.register("webdataset")
+class WebDatasetSource(EncodedSource):
+    """Tar shards as WebDataset has them: members of one sample share their name up to the first dot.
+
+    The label is the text of the sample's `.cls`, or the value of `label`, `class`, `identity` or `id` in its `.json`: a
+    number or an identity's name. If no sample of the pack has either, the first folder of the member's name is the
+    identity. `classes.txt` beside the shards names the classes of numbers, `images.lst` the images; without it an image
+    is called `<identity>/<member>`.
+
+    Shards are taken in the order of their names. Their headers are walked once; the index is kept in the cache. The
+    fingerprint covers names, sizes and labels, not pixels.
+
+    Args:
+        root: folder of `*.tar`, or one such file.
+
+    Raises:
+        DataError: no shards, a shard that is compressed, damaged or refused (`tar_index.walk`), a sample without a label
+            or with two images, fewer than two identities.
+    """
+
+    def __init__(self, root: str):
+        if not root:
+            raise DataError("data.root: a folder with tar files is required; set it with data.root=...")
+        self.root = Path(root).expanduser()
+        shards = _shards(self.root)
+        self.folder = shards[0].parent
+        self.files = OpenFiles(shards)
+        index = _index(shards, self.folder / CLASSES)
+        self.members = index.members
+        self.classes: Sequence[str] = index.classes
+        self.labels, self.numbers = index.labels, index.numbers
+        self.shards, self.offsets, self.sizes = index.shards, index.offsets, index.sizes
+        self.label_is_folder, self.members_repeat = index.label_is_folder, index.members_repeat
+        if len(self.classes) < 2:
+            raise DataError(
+                f"data.root={root}: identities: {len(self.classes)}, images: {len(self.labels)}, but two identities are "
+                "needed at least"
+            )
+        digest = hashlib.sha256()
+        for array in (index.members.block, index.members.ends, index.sizes, index.labels):
+            digest.update(np.ascontiguousarray(array).data)
+        counts = f"{len(self.labels)} images:{len(self.classes)} identities"
+        self.fingerprint = f"webdataset:{counts}:{digest.hexdigest()[:16]}"
+        self._names: Names | None = None
+
+    def encoded(self, index: int) -> bytes:
+        """The member's data."""
+        offset, size = int(self.offsets[index]), int(self.sizes[index])
+        if size > LARGEST_IMAGE:
+            raise ImageError(self.describe(index), f"is enormous ({size} bytes; the limit is {LARGEST_IMAGE})")
+        try:
+            data = self.files.read(int(self.shards[index]), offset, size)
+        except OSError as error:
+            raise ImageError(self.describe(index), f"cannot be read ({error.strerror or error})") from None
+        if len(data) < size:
+            raise ImageError(self.describe(index), f"the shard ends after {len(data)} of {size} bytes: it has changed")
+        return data
+
+    def name(self, index: int) -> str:
+        """As `images.lst` has it; else `<identity>/<member>`."""
+        if self._names is None:
+            self._names = self._listed_names()
+        if len(self._names):
+            return self._names[index]
+        member = relative_name(self.members[index])
+        if self.members_repeat:
+            member = f"{self.files.paths[int(self.shards[index])].stem}/{member}"
+        return member if self.label_is_folder else f"{self.classes[int(self.labels[index])]}/{member}"
+
+    def describe(self, index: int) -> str:
+        """Shard and member."""
+        return f"{self.files.paths[int(self.shards[index])]}:{self.members[index]}"
+
+    def _listed_names(self) -> Names:
+        """Of `images.lst`, whose numbers are the members' in packs of frtrain; empty if there is none."""
+        keys = [member.partition(".")[0] for member in self.members] if (self.folder / LIST).is_file() else []
+        if not len(self.numbers) or not keys or not all(re.fullmatch("[0-9]{1,18}", key) for key in keys):
+            return Names.of([])
+        listed = listed_names([(self.folder / LIST, np.array(keys).astype(np.int64), self.numbers[self.labels])])
+        return Names.of([]) if listed is None else listed[0]
+
+    def __getstate__(self) -> dict[str, object]:
+        return {**self.__dict__, "_names": None}
+
+
+@dataclass(frozen=True)
+class _Index:
+    """What opening finds out, per image of all shards in their order."""
+
+    members: Names
+    shards: NDArray[np.int32]
+    offsets: NDArray[np.int64]
+    sizes: NDArray[np.int64]
+    labels: NDArray[np.int64]
+    classes: Names
+    numbers: NDArray[np.int64]
+    label_is_folder: bool
+    members_repeat: bool
+
+
+def _shards(root: Path) -> list[Path]:
+    if root.is_dir():
+        files = sorted(path for path in root.iterdir() if not path.name.startswith("."))
+        for path in files:
+            if path.suffix in COMPRESSED and (path.suffix == ".tgz" or ".tar" in path.suffixes):
+                raise refusal_of_compressed(path, path.suffix)
+        shards = [path for path in files if path.suffix.lower() == ".tar"]
+        if not shards:
+            raise DataError(f"data.root={root} has no shards: expected {root}/*.tar")
+        return shards
+    if not root.exists():
+        raise DataError(f"data.root={root}: no such folder or tar file")
+    return [root]
+
+
+def _index(shards: list[Path], class_file: Path) -> _Index:
+    """The index of all shards: from the cache if they have not changed since, else by walking them."""
+    key = f"webdataset:{shards[0].parent.absolute() if len(shards) > 1 else shards[0].absolute()}"
+    try:
+        stamp = stamp_of([*shards, class_file] if class_file.exists() else shards)
+    except OSError as error:
+        raise DataError(f"{error.filename}: cannot be read ({error.strerror})") from None
+    kept = load_index(key, stamp)
+    if kept is None:
+        index = _walk_all(shards, class_file)
+        arrays = {"members": index.members.block, "member_ends": index.members.ends, "shards": index.shards}
+        arrays |= {"offsets": index.offsets, "sizes": index.sizes, "labels": index.labels}
+        arrays |= {"classes": index.classes.block, "class_ends": index.classes.ends, "numbers": index.numbers}
+        save_index(key, stamp, arrays | {"flags": np.array([index.label_is_folder, index.members_repeat])})
+        return index
+    return _Index(
+        members=Names(kept["members"], kept["member_ends"]),
+        shards=kept["shards"],
+        offsets=kept["offsets"],
+        sizes=kept["sizes"],
+        labels=kept["labels"],
+        classes=Names(kept["classes"], kept["class_ends"]),
+        numbers=kept["numbers"],
+        label_is_folder=bool(kept["flags"][0]),
+        members_repeat=bool(kept["flags"][1]),
+    )
+
+
+def _walk_all(shards: list[Path], class_file: Path) -> _Index:
+    where = str(shards[0].parent if len(shards) > 1 else shards[0])
+    texts = LabelTexts()
+    samples = [_samples(path, texts) for path in shards]
+    members = _joined([shard.members for shard in samples])
+    codes = np.concatenate([shard.codes for shard in samples])
+    if not len(codes):
+        raise DataError(f"{where}: the shards have no images ({', '.join(sorted(EXTENSIONS))})")
+    label_is_folder = len(texts) == 0
+    if label_is_folder:
+        codes = np.array([texts.code(_first_folder(member, where)) for member in members], dtype=np.int64)
+    elif (codes < 0).any():
+        at = int(np.flatnonzero(codes < 0)[0])
+        raise DataError(
+            f"{where}: {int((codes < 0).sum())} of {len(codes)} images have no label, e.g. {members[at]}: expected a "
+            f".cls beside it, or a .json with one of {', '.join(_LABEL_KEYS)}"
+        )
+    known = read_classes(class_file) if not label_is_folder and class_file.exists() else None
+    classes = texts.classes(where, known)
+    hashes = np.concatenate([shard.hashes for shard in samples])
+    return _Index(
+        members=members,
+        shards=np.repeat(np.arange(len(shards), dtype=np.int32), [len(shard.codes) for shard in samples]),
+        offsets=np.concatenate([shard.offsets for shard in samples]),
+        sizes=np.concatenate([shard.sizes for shard in samples]),
+        labels=classes.of_code[codes],
+        classes=classes.names,
+        numbers=classes.numbers,
+        label_is_folder=label_is_folder,
+        members_repeat=len(np.unique(hashes)) < len(hashes),
+    )
+
+
+@dataclass(frozen=True)
+class _ShardSamples:
+    """The images of one shard; `codes` of label texts are -1 where an image has none."""
+
+    members: Names
+    offsets: NDArray[np.int64]
+    sizes: NDArray[np.int64]
+    codes: NDArray[np.int64]
+    hashes: NDArray[np.int64]
+
+
+def _samples(path: Path, texts: LabelTexts) -> _ShardSamples:
+    """Walk a shard and group its members to samples by the name up to the first dot."""
+    images: dict[str, int] = {}  # rows of the lists, by key
+    members: list[str] = []
+    offsets: list[int] = []
+    sizes: list[int] = []
+    labels: dict[str, int] = {}
+    known: dict[bytes, int] = {}  # codes of the contents of .cls members
+    for found in walk(path, content_of=(".cls", ".json")):
+        for name, offset, size, content in zip(found.names, found.offsets, found.sizes, found.contents, strict=True):
+            folder, slash, file = name.rpartition("/")
+            key, dot, ending = file.partition(".")
+            if not key or not dot:  # hidden, or without an ending
+                continue
+            if slash:
+                key = folder + slash + key
+            if content is None:
+                if ending in _IMAGE_ENDINGS or ending.lower() in _IMAGE_ENDINGS:
+                    if images.setdefault(key, len(members)) != len(members):
+                        raise DataError(f"{path}: sample '{key}' has two images: {members[images[key]]} and {name}")
+                    members.append(name)
+                    offsets.append(offset)
+                    sizes.append(size)
+            elif ending == "cls":
+                code = known.get(content)
+                if code is None:
+                    code = known[content] = texts.code(_cls_label(content, path, name))
+                labels[key] = code
+            elif ending == "json" and key not in labels:
+                label = _json_label(content, path, name)
+                if label is not None:
+                    labels[key] = texts.code(label)
+    without_image = len(labels.keys() - images.keys()) if len(labels) != len(images) else 0
+    if without_image:
+        log.warning("%s: %d samples have a label but no image, and are left out", path, without_image)
+    return _ShardSamples(
+        members=Names.of(members),
+        offsets=np.array(offsets, dtype=np.int64),
+        sizes=np.array(sizes, dtype=np.int64),
+        codes=np.array([labels.get(key, -1) for key in images], dtype=np.int64),
+        hashes=np.array([hash(member) for member in members], dtype=np.int64),
+    )
+
+
+def _cls_label(content: bytes, path: Path, name: str) -> str:
+    label = content.decode("utf-8", "surrogateescape").strip()
+    if not label or len(label) > _LONGEST_LABEL:
+        raise DataError(f"{path}: {name} is no label: {len(label)} characters; expected a number or an identity's name")
+    return label
+
+
+def _json_label(content: bytes, path: Path, name: str) -> str | None:
+    try:
+        record = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path}: {name} is not JSON ({error})") from None
+    if not isinstance(record, dict):
+        return None
+    for key in _LABEL_KEYS:
+        value = record.get(key)
+        if isinstance(value, (int, str)) and not isinstance(value, bool) and value != "":
+            return str(value)[:_LONGEST_LABEL]
+    return None
+
+
+def _first_folder(member: str, where: str) -> str:
+    folder, slash, _ = member.removeprefix("./").partition("/")
+    if not slash:
+        raise DataError(
+            f"{where}: {member} has no label: expected a .cls beside it, a .json with one of {', '.join(_LABEL_KEYS)}, or "
+            "names of the form <identity>/<image>"
+        )
+    return folder
+
+
+def _joined(parts: list[Names]) -> Names:
+    starts = np.cumsum([0, *(len(part.block) for part in parts)])
+    ends = [part.ends + start for part, start in zip(parts, starts, strict=False)]
+    return Names(np.concatenate([part.block for part in parts]), np.concatenate(ends))

@@ -71,6 +71,7 @@ th, td { padding: .28rem 1.4rem .28rem 0; border-bottom: 1px solid #eee; vertica
 .numbers td:not(:first-child), .numbers th:not(:first-child) { text-align: right; }
 .pictures { display: grid; grid-template-columns: repeat(auto-fit, minmax(420px, 1fr)); gap: 1.5rem; }
 .thumbnails { display: flex; flex-wrap: wrap; gap: .7rem; margin: .4rem 0 1.1rem; }
+.groups { display: flex; flex-wrap: wrap; gap: 0 2.5rem; }
 .thumbnails figure { width: 112px; }
 .thumbnails figcaption { font-size: .75rem; line-height: 1.3; overflow-wrap: anywhere; }
 figure { margin: 0; }

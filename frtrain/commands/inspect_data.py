@@ -100,7 +100,7 @@ def inspect_data(request: Request) -> int:
         written.append(("sheet", request.sheet, encode_png_or_jpeg(sheet, ".png")))
     if request.page is not None:
         created = datetime.now(timezone.utc).isoformat(timespec="seconds")
-        written.append(("page", request.page, html_page(source, summary, known, created)))
+        written.append(("page", request.page, html_page(source, summary, _title(request.data), known, created)))
     if request.json is not None:
         settings = {
             "data": request.data,
@@ -117,6 +117,12 @@ def inspect_data(request: Request) -> int:
         _write(key, Path(path).expanduser(), content)
         console.print(f"{key}: [cyan]{escape(path)}[/]")
     return 1 if summary.faults else 0
+
+
+def _title(spec: dict[str, Any]) -> str:
+    known = known_of(spec)
+    root = spec.get("root")
+    return ": ".join([str(spec["name"]) if known is None else known.title, *([str(root)] if root else [])])
 
 
 def _summary(everything: Source, source: Source, request: Request) -> Summary:

@@ -107,15 +107,21 @@ class _Arrays:
     """The three files of a data set's embeddings."""
 
     def __init__(self, folder: Path, name: str, count: int, width: int, mode: str):
-        def array(what: str, dtype: type, shape: tuple[int, ...]) -> NDArray[Any]:
+        def array(what: str, dtype: type, shape: tuple[int, ...]) -> Any:
             path = folder / f"{name}.{what}.npy"
             return np.lib.format.open_memmap(
                 path, mode, None if mode == "r+" else dtype, shape if mode == "w+" else None
             )
 
-        self.embeddings: NDArray[np.float16] = array("embeddings", np.float16, (count, width))
-        self.hashes: NDArray[np.uint64] = array("hashes", np.uint64, (count,))
-        self.readable: NDArray[np.bool_] = array("readable", np.bool_, (count,))
+        self._files = (
+            array("embeddings", np.float16, (count, width)),
+            array("hashes", np.uint64, (count,)),
+            array("readable", np.bool_, (count,)),
+        )
+        self.embeddings: NDArray[np.float16]
+        self.hashes: NDArray[np.uint64]
+        self.readable: NDArray[np.bool_]
+        self.embeddings, self.hashes, self.readable = self._files
 
     def put(self, indices: list[int], rows: NDArray[np.float32], hashes: list[int]) -> None:
         self.embeddings[indices] = rows
@@ -123,8 +129,8 @@ class _Arrays:
         self.readable[indices] = True
 
     def flush(self) -> None:
-        for array in (self.embeddings, self.hashes, self.readable):
-            array.flush()  # type: ignore[attr-defined]  # a memory map
+        for file in self._files:
+            file.flush()
 
 
 def _read_note(path: Path) -> dict[str, Any]:

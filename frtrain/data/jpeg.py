@@ -17,13 +17,15 @@ from numpy.typing import NDArray
 from PIL import Image
 
 START_OF_IMAGE = b"\xff\xd8"
-APPLICATION_1 = b"\xff\xe1"
-"""Marks EXIF and XMP blocks, either of which may hold an orientation."""
-
 FRAMES = frozenset({0xC0, 0xC1, 0xC2})
 """Baseline, extended sequential and progressive, Huffman-coded."""
 
-WITHOUT_LENGTH = frozenset({0x01, *range(0xD0, 0xDA)})
+SKIPPED = frozenset({0xC4, 0xDB, 0xDD, 0xE0, *range(0xE2, 0xF0), 0xFE})
+"""Segments that may stand before the first scan: tables, comments, and applications' blocks but the first kind.
+
+The first kind, 0xE1, holds EXIF and XMP, either of which may state an orientation.
+"""
+
 START_OF_SCAN = 0xDA
 
 AS_STORED = 0
@@ -35,9 +37,7 @@ def decode_ordinary_jpeg(data: bytes, max_pixels: int) -> NDArray[np.uint8] | No
 
     None for other formats, grey and CMYK, whatever has an EXIF or XMP block, and all that torchvision refuses.
     """
-    if not data.startswith(START_OF_IMAGE) or APPLICATION_1 in data:
-        return None
-    size = colour_frame_size(data)
+    size = ordinary_size(data)
     if size is None or not 0 < size[0] * size[1] <= max_pixels:
         return None
     decode = decoder()
@@ -47,23 +47,26 @@ def decode_ordinary_jpeg(data: bytes, max_pixels: int) -> NDArray[np.uint8] | No
         planes = decode(torch.frombuffer(bytearray(data), dtype=torch.uint8), AS_STORED)
     except RuntimeError:
         return None
-    if planes.shape != (3, *size):
+    pixels: NDArray[np.uint8] = planes.numpy().transpose(1, 2, 0)  # as it lies in memory
+    return pixels if pixels.shape == (*size, 3) else None
+
+
+def ordinary_size(data: bytes) -> tuple[int, int] | None:
+    """Height and width that the header of a JPEG states; None unless it has three components of 8 bits and no more to say."""
+    if not data.startswith(START_OF_IMAGE):
         return None
-    pixels: NDArray[np.uint8] = planes.permute(1, 2, 0).numpy()  # as it lies in memory
-    return pixels
-
-
-def colour_frame_size(data: bytes) -> tuple[int, int] | None:
-    """Height and width that the header of a JPEG states; None unless it has three components of 8 bits."""
-    at = 2
-    while at + 9 < len(data) and data[at] == 0xFF:
+    size, at, end = None, 2, len(data) - 10
+    while at < end and data[at] == 0xFF:
         marker = data[at + 1]
+        if marker == START_OF_SCAN:
+            return size
         if marker in FRAMES:
-            height, width = int.from_bytes(data[at + 5 : at + 7], "big"), int.from_bytes(data[at + 7 : at + 9], "big")
-            return (height, width) if data[at + 4] == 8 and data[at + 9] == 3 else None
-        if marker in WITHOUT_LENGTH or marker in (START_OF_SCAN, 0xFF, 0x00):
+            if size is not None or data[at + 4] != 8 or data[at + 9] != 3:
+                return None
+            size = (data[at + 5] << 8 | data[at + 6], data[at + 7] << 8 | data[at + 8])
+        elif marker not in SKIPPED:
             return None
-        at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+        at += 2 + (data[at + 2] << 8 | data[at + 3])
     return None
 
 

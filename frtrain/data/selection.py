@@ -87,7 +87,9 @@ def selection(source: Source, indices: NDArray[np.int64], identities: NDArray[np
     labels = new_label[source.labels[indices]]
     digest = hashlib.sha256(np.ascontiguousarray(identities, dtype=np.int64).tobytes())
     digest.update(np.ascontiguousarray(indices, dtype=np.int64).tobytes())
-    fingerprint = f"{source.fingerprint}:subset {len(identities)} of {len(indices)} images {digest.hexdigest()[:12]}"
+    fingerprint = (
+        f"{source.fingerprint}:subset {len(identities)} identities {len(indices)} images {digest.hexdigest()[:12]}"
+    )
     classes = [source.classes[label] for label in identities.tolist()]
     base = source
     if isinstance(source, Selection):  # one step to an image, not one for each selection

@@ -17,8 +17,11 @@ SPEC = {
     "thresholds": [0.6, 0.7, 0.7],
     "factor": 0.709,
     "max_side": 1280,
+    "min_side": None,
     "retry_thresholds": None,
     "retry_margin": 0.5,
+    "closer_look_below": None,
+    "closer_look_reduction": None,
 }
 CPU = torch.device("cpu")
 

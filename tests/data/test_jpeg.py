@@ -11,7 +11,7 @@ from PIL import Image
 
 from frtrain.data import images
 from frtrain.data.images import decode_image
-from frtrain.data.jpeg import colour_frame_size, decode_ordinary_jpeg, decoder
+from frtrain.data.jpeg import ordinary_size, decode_ordinary_jpeg, decoder
 from frtrain.errors import ImageError
 
 LIMIT = 10**6
@@ -95,7 +95,7 @@ def test_the_limit_of_pixels_is_checked_before_anything_is_decoded():
     assert decode_ordinary_jpeg(data, 112 * 112 - 1) is None
     at = data.index(b"\xff\xc0")
     bomb = data[: at + 5] + b"\xff\xff\xff\xff" + data[at + 9 :]
-    assert colour_frame_size(bomb) == (65535, 65535)
+    assert ordinary_size(bomb) == (65535, 65535)
     with pytest.raises(ImageError, match="is enormous"):
         decode_image(bomb, "a.jpg")
 

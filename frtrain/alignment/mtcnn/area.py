@@ -106,7 +106,11 @@ class Tables:
         tables = [summed_area_table(images[number], device) for group in self.groups for number in group.images]
         # A complex128 is 16 bytes, the four sums of a pixel. Nothing is computed with it: it only is what index_select
         # moves in one piece, which is three times as fast as rows of three integers.
-        flat = tables[0].reshape(-1, CHANNELS) if len(tables) == 1 else torch.cat([t.reshape(-1, CHANNELS) for t in tables])
+        flat = (
+            tables[0].reshape(-1, CHANNELS)
+            if len(tables) == 1
+            else torch.cat([t.reshape(-1, CHANNELS) for t in tables])
+        )
         self._sums = flat.view(torch.complex128)[:, 0]
         self.device = device
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -58,7 +59,7 @@ class _Candidates:
     def per_image(self, choose: Callable[[slice], Indices]) -> Indices:
         """Indices of what `choose` picks (as indices within the slice) of each image's candidates."""
         edges = [0, *(np.flatnonzero(np.diff(self.images)) + 1).tolist(), len(self.images)]
-        parts = [choose(slice(a, b)) + a for a, b in zip(edges, edges[1:], strict=False) if b > a]
+        parts = [choose(slice(a, b)) + a for a, b in pairwise(edges) if b > a]
         return np.concatenate(parts) if parts else np.empty(0, np.int64)
 
 
@@ -108,7 +109,7 @@ class Cascade:
         )
         chosen = candidates.per_image(lambda part: suppress(candidates.boxes[part], candidates.scores[part], 0.7))
         candidates = candidates.take(chosen)
-        moved = squared(move_crops(candidates.boxes, shares[chosen]))
+        moved = squared(move_crops(candidates.boxes, shares[chosen, :4]))
         candidates = _Candidates(candidates.images, moved, candidates.scores)
 
         candidates, shares = self._look(candidates, tables, sizes, self._output, 48, self._thresholds[2])

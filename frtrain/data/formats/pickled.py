@@ -91,7 +91,8 @@ def read_pickled(content: mmap.mmap | bytes, where: str) -> object:
         where: what it is called in errors.
 
     Returns:
-        None, bool, int, bytes, str, `Array`, or lists and tuples of them.
+        None, bool, int, bytes, str, `Array`, or lists and tuples of them. A name that the file mentions without a use for it
+        stays an opaque object.
 
     Raises:
         DataError: it is cut short, is no pickle, or asks for anything else.

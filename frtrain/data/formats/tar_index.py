@@ -224,11 +224,8 @@ class _Walk:
             self.names[len(self.files)] = self.long_name
         if self.long_size is not None:
             size = self.long_size
-        self._forget_overrides()
-        return size
-
-    def _forget_overrides(self) -> None:
         self.overrides, self.long_name, self.long_size = False, None, None
+        return size
 
     def _record(self, at: int, header: bytes, size: int) -> bytes:
         """The data of a record that says more of the next file than its header can."""
@@ -262,7 +259,7 @@ class _Walk:
             self.records_at.append(at)
             name = _text(self.long_name or _name(header))
             if kind == b"5":
-                self._forget_overrides()
+                self._overridden(size)  # they were the folder's
             elif kind != b"K":  # the target of a link; the link itself follows
                 what = _REFUSED.get(kind, f"of the unknown type {kind!r}")
                 self._fail(

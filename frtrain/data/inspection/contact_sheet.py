@@ -33,7 +33,7 @@ def thumbnail(source: Source, index: int, side: int = CROP_SIZE) -> NDArray[np.u
     scale = min(1.0, side / max(height, width))
     if scale < 1:
         size = (max(1, round(width * scale)), max(1, round(height * scale)))
-        image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+        image = cv2.resize(image, size, interpolation=cv2.INTER_AREA).astype(np.uint8)
     square = np.full((side, side, 3), PAPER, dtype=np.uint8)
     top, left = (side - image.shape[0]) // 2, (side - image.shape[1]) // 2
     square[top : top + image.shape[0], left : left + image.shape[1]] = image
@@ -59,7 +59,7 @@ def contact_sheet(source: Source, rows: Sequence[Sequence[int]], side: int = CRO
 def sheet_rows(source: Source, summary: Summary, of: SheetOf) -> list[list[int]]:
     """Which images are shown.
 
-    spread: a row for each of 8 identities, evenly spread over those that have images. duplicates: a row for each of the first
+    spread: a row for each of 8 identities, evenly spread over those of several images, or over all where these are fewer. duplicates: a row for each of the first
     8 groups. Otherwise the outermost 8 images of that measure, in one row.
     """
     if of == "spread":
@@ -71,7 +71,9 @@ def sheet_rows(source: Source, summary: Summary, of: SheetOf) -> list[list[int]]
 
 
 def _spread(source: Source) -> list[list[int]]:
-    present = np.unique(source.labels)
+    counts = np.bincount(source.labels)
+    several = np.flatnonzero(counts > 1)
+    present = several if len(several) >= ROWS else np.flatnonzero(counts)
     chosen = present[np.unique(np.linspace(0, len(present) - 1, ROWS).astype(int))]
     return [np.flatnonzero(source.labels == label)[:COLUMNS].tolist() for label in chosen]
 

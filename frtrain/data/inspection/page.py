@@ -37,18 +37,19 @@ CAPTION = 60
 """Characters of a name below a thumbnail."""
 
 
-def html_page(source: Source, summary: Summary, known: Sequence[str], created: str) -> str:
+def html_page(source: Source, summary: Summary, title: str, known: Sequence[str], created: str) -> str:
     """Render the page, of at most `LARGEST_PAGE` bytes.
 
     Args:
         source: for names and pictures.
         summary: of it.
+        title: what it is called.
         known: sentences on how it compares with what is published.
         created: date and time, ISO 8601.
     """
     pictures = _Pictures(source, summary)
     for quality in QUALITIES:
-        text = _render(source, summary, known, created, pictures, quality)
+        text = _render(source, summary, title, known, created, pictures, quality)
         if len(text.encode()) <= LARGEST_PAGE:
             break
     return text
@@ -67,7 +68,7 @@ class _Pictures:
 
 
 def _render(
-    source: Source, summary: Summary, known: Sequence[str], created: str, pictures: _Pictures, quality: int
+    source: Source, summary: Summary, title: str, known: Sequence[str], created: str, pictures: _Pictures, quality: int
 ) -> str:
     duplicates = summary.duplicates
     largest = summary.per_identity.largest
@@ -93,14 +94,14 @@ def _render(
         table([(escape(shortened(name)), f"{images:,}") for name, images in largest], ("most images", "")),
         "</div>",
         "<h2>A few identities</h2>",
-        f'<p class="note">A row each, evenly spread, the first {COLUMNS} images.</p>',
+        f'<p class="note">A row each, spread over the data set, the first {COLUMNS} images.</p>',
         figure(_jpeg(pictures.sheet, quality), "", "jpeg"),
     ]
     if summary.readable:
         parts += [_measures(summary), *_extremes(source, summary, pictures, quality)]
     if summary.looked_at:
         parts += [_levels(summary), *_groups(source, summary, pictures, quality)]
-    return page("Data set", "\n".join(parts))
+    return page(shortened(title), "\n".join(parts))
 
 
 def _problems(source: Source, summary: Summary) -> str:
@@ -164,9 +165,10 @@ def _groups(source: Source, summary: Summary, pictures: _Pictures, quality: int)
     for group, images in zip(summary.duplicates.groups, pictures.groups, strict=False):
         more = f", {IMAGES_OF_A_GROUP} of them shown" if len(group.images) > IMAGES_OF_A_GROUP else ""
         where = "within one identity" if group.identities == 1 else f"between {group.identities:,} identities"
-        parts.append(f"<div>{escape(KINDS[group.kind])}, {where}, {len(group.images):,} images{more}</div>")
+        title = f"<div>{escape(KINDS[group.kind])}, {where}, {len(group.images):,} images{more}</div>"
         captions = [shortened(image_name(source, index), CAPTION) for index in group.images]
-        parts.append(_thumbnails(images, captions[: len(images)], quality))
+        parts.append(f"<div>{title}{_thumbnails(images, captions[: len(images)], quality)}</div>")
+    parts = [f'<div class="groups">{"".join(parts)}</div>']
     more_groups = len(summary.duplicates.groups) - len(pictures.groups)
     if more_groups:
         parts.append(f'<p class="note">and {more_groups:,} more groups</p>')

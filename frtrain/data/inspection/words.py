@@ -26,7 +26,7 @@ def facts(summary: Summary) -> list[tuple[str, str]]:
         ("identities", f"{summary.identities:,}"),
         (
             "images per identity",
-            f"min {number(spread['min'])}  quartiles {quartiles}  max {number(spread['max'])}  "
+            f"min {number(spread['min'])}, quartiles {quartiles}, max {number(spread['max'])}, "
             f"mean {per_identity.spread.mean:.3g}",
         ),
         ("identities with one image", f"{per_identity.single:,}"),
@@ -46,7 +46,7 @@ def facts(summary: Summary) -> list[tuple[str, str]]:
         told.append(
             (
                 "encoded size",
-                f"min {_bytes(size['min'])}  median {_bytes(size['median'])}  max {_bytes(size['max'])}  "
+                f"min {_bytes(size['min'])}, median {_bytes(size['median'])}, max {_bytes(size['max'])}, "
                 f"all {_bytes(summary.bytes.total)}",
             )
         )

@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -119,22 +119,29 @@ class ListSource(EncodedSource):
 
     def _opened(self) -> _Listed:
         """What the file lists: from the cache if it has not changed since, else by reading it."""
-        key = f"list:{self.list.absolute()}:{self.root}:{self.links}"
+        key = f"list 1:{self.list.absolute()}:{self.root}:{self.links}"
         try:
             stamp = stamp_of([self.list])
         except OSError as error:
             raise DataError(f"data.list={self.list}: cannot be read ({error.strerror})") from None
         kept = load_index(key, stamp)
         if kept is not None:
+            whole = {
+                name: array.astype(np.int64, copy=False) for name, array in kept.items() if not name.endswith("_block")
+            }
             return _Listed(
-                paths=Names(kept["paths"], kept["path_ends"]),
-                labels=kept["labels"],
-                classes=Names(kept["classes"], kept["class_ends"]),
-                repeated=int(kept["repeated"]),
+                paths=Names(kept["path_block"].astype(np.uint8, copy=False), whole["path_ends"]),
+                labels=whole["labels"],
+                classes=Names(kept["class_block"].astype(np.uint8, copy=False), whole["class_ends"]),
+                repeated=int(whole["repeated"]),
             )
         listed = self._read()
-        arrays = {"paths": listed.paths.block, "path_ends": listed.paths.ends, "labels": listed.labels}
-        arrays |= {"classes": listed.classes.block, "class_ends": listed.classes.ends}
+        arrays: dict[str, NDArray[Any]] = {
+            "path_block": listed.paths.block,
+            "path_ends": listed.paths.ends,
+            "labels": listed.labels,
+        }
+        arrays |= {"class_block": listed.classes.block, "class_ends": listed.classes.ends}
         save_index(key, stamp, arrays | {"repeated": np.array(listed.repeated)})
         return listed
 

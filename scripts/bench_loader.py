@@ -48,8 +48,10 @@ def generate(root: Path, images: int) -> None:
     """JPEGs of about 5 kB, as those of aligned faces are: coarse shapes under a little noise, quality 95."""
     for number in range(images):
         random = np.random.default_rng(number)
-        coarse = Image.fromarray(random.integers(40, 216, (8, 8, 3), dtype=np.uint8)).resize((112, 112), Image.Resampling.BICUBIC)
-        pixels = np.clip(coarse + random.normal(0, 2, (112, 112, 3)), 0, 255).astype(np.uint8)
+        coarse = Image.fromarray(random.integers(40, 216, (8, 8, 3), dtype=np.uint8)).resize(
+            (112, 112), Image.Resampling.BICUBIC
+        )
+        pixels = np.clip(np.asarray(coarse) + random.normal(0, 2, (112, 112, 3)), 0, 255).astype(np.uint8)
         folder = root / f"{number // IMAGES_PER_IDENTITY:05d}"
         folder.mkdir(parents=True, exist_ok=True)
         Image.fromarray(pixels).save(folder / f"{number % IMAGES_PER_IDENTITY}.jpg", quality=95)
@@ -107,7 +109,9 @@ def image_folder(root: Path, batch_size: int, batches: int, workers: int) -> Rat
     ahead = workers * AHEAD + 1
     draws = torch.utils.data.RandomSampler(faces, replacement=True, num_samples=(batches + ahead) * batch_size)
     prefetch = AHEAD if workers else None
-    loader: DataLoader[Any] = DataLoader(faces, batch_size, sampler=draws, num_workers=workers, prefetch_factor=prefetch)
+    loader: DataLoader[Any] = DataLoader(
+        faces, batch_size, sampler=draws, num_workers=workers, prefetch_factor=prefetch
+    )
     return lambda: delivered(loader, batch_size, ahead)
 
 
@@ -131,7 +135,9 @@ def main() -> None:
         source = open_source(path)
         packs = [source] if path.suffix == ".rec" else [source, packed(source, Path(scratch) / "pack")]
         data = [source.encoded(index) for index in range(min(len(source), arguments.images))]
-        print(f"{len(source)} images, {np.mean([len(image) for image in data]) / 1000:.1f} kB, {arguments.workers} worker(s)")
+        print(
+            f"{len(source)} images, {np.mean([len(image) for image in data]) / 1000:.1f} kB, {arguments.workers} worker(s)"
+        )
 
         size = (arguments.batch, arguments.batches, arguments.workers)
         cases: dict[str, Rate] = {

@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
-from frtrain.alignment.report import REPORT_NAME, Record, SpoolPlace, part_files
-from frtrain.alignment.spool import SPOOL_FOLDER, Spool
-from frtrain.alignment.target import FINISHING_NAME, SETTINGS_NAME
+from frtrain.alignment.report import Record, SpoolPlace
+from frtrain.alignment.spool import Spool
 from frtrain.data.packs import open_pack
 from frtrain.data.packs.target import read_journal
 
@@ -85,7 +84,6 @@ def write_pack(
         DataError: the target cannot be written.
     """
     digest, begun = plan.digest(), read_journal(target)
-    own_files = [SETTINGS_NAME, REPORT_NAME, SPOOL_FOLDER, FINISHING_NAME, *(path.name for path in part_files(target))]
     spool = Spool(target)
     try:
         with open_pack(
@@ -93,7 +91,7 @@ def write_pack(
             target,
             {**settings, _CROPS: digest},
             redo=begun is not None and begun.settings.get(_CROPS) != digest,
-            beside=own_files,
+            beside=[path.name for path in target.iterdir()],  # the folder is known to be ours
             lock=False,
         ) as pack:
             for index in range(pack.written, len(plan.crops)):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -97,6 +97,7 @@ def _open_alone(target: Path, settings: Mapping[str, Any], redo: bool, held: lis
     held.append(_locked(target, target))
     for part in part_files(target):
         os.close(_locked(part, target))
+    (target / FINISHING_NAME).unlink(missing_ok=True)
     check_owner(target)
     if redo:
         _forget(target)
@@ -222,9 +223,14 @@ def _release(held: list[int]) -> None:
 
 
 def _forget(target: Path) -> None:
+    folders: set[Path] = set()
     for record in read_brief(target).values():
         if record.output and record.spool is None and not {"..", "/"} & set(PurePosixPath(record.output).parts):
             (target / record.output).unlink(missing_ok=True)
+            folders.update(target / parent for parent in PurePosixPath(record.output).parents[:-1])
+    for folder in sorted(folders, reverse=True):
+        with suppress(OSError):  # not empty: somebody else's files
+            folder.rmdir()
     forget_pack(target)
     Spool(target).remove()
     for file in (target / REPORT_NAME, *part_files(target)):

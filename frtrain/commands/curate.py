@@ -46,6 +46,9 @@ python -m frtrain curate model=runs/arcface data.root=data/webface against=data/
 python -m frtrain data.root=data/webface 'subset.exclude=[curation/exclude_overlap.txt]'     trains without what was found
 """
 
+MOST_MISLABELLED = 0.1
+"""Share of a data set beyond which the model, not the labels, is to blame."""
+
 Share = Annotated[float, Interval(gt=0, lt=1)]
 
 
@@ -108,16 +111,22 @@ def run(config: Config) -> None:
     data = _surveyed(config, embedder, source, folder, "data", console)
     against = None if test is None else _surveyed(config, embedder, test, folder, "against", console)
     findings = _search(config, data, against)
+    sure = len(findings.mislabelled) <= MOST_MISLABELLED * len(source)
     created = datetime.now(timezone.utc).isoformat(timespec="seconds")
     try:
         write_atomically(folder / "findings.json", json.dumps(asdict(findings), indent=1) + "\n")
-        lists = _write_lists(folder, findings, data)
+        lists = _write_lists(folder, findings, data, sure)
         page = findings_page(findings, data, against, config.shown, embedder.description, created)
         write_atomically(folder / "page.html", page)
     except OSError as error:
         raise DataError(f"target={folder} cannot be written ({error.strerror or error})") from None
     for line in _summary(findings, lists):
         console.print(escape(line))
+    if not sure:
+        console.print(
+            f"[yellow]{len(findings.mislabelled) / len(source):.0%} of the images do not look like their identity: this model "
+            "does not tell these people apart well enough, and no list of wrong labels was written; use a better one[/]"
+        )
     console.print(f"look at it before you leave anything out: [cyan]{escape(str(folder / 'page.html'))}[/]")
 
 
@@ -153,8 +162,15 @@ def _search(config: Config, data: Surveyed, test: Surveyed | None) -> Findings:
     )
 
 
-def _write_lists(folder: Path, findings: Findings, data: Surveyed) -> dict[str, int]:
-    """One exclusion list per kind of finding; merges and splits are for a person to decide."""
+def _write_lists(folder: Path, findings: Findings, data: Surveyed, sure: bool) -> dict[str, int]:
+    """One exclusion list per kind of finding; merges and splits are for a person to decide.
+
+    Args:
+        folder: where to.
+        findings: all.
+        data: what they are of.
+        sure: whether the model knows these people well enough for a list of wrong labels.
+    """
     source = data.source
     kinds = {
         "overlap": [
@@ -162,7 +178,9 @@ def _write_lists(folder: Path, findings: Findings, data: Surveyed) -> dict[str, 
             for identity, other in {overlap.identity: overlap.other for overlap in findings.overlaps}.items()
         ],
         "mislabelled": [
-            Exclusion("image", case.name, f"fits {case.identity} by {case.fit:.2f}") for case in findings.mislabelled
+            Exclusion("image", case.name, f"fits {case.identity} by {case.fit:.2f}")
+            for case in findings.mislabelled
+            if sure
         ],
         "duplicates": [
             Exclusion("image", name_of(source, image), f"nearly the same as {name_of(source, group.images[0])}")

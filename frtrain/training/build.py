@@ -232,7 +232,9 @@ def _build(
         pin_memory=device.value.type == "cuda",
         rows=slice(share.first, share.last),
         on_corrupt=trainer.on_corrupt,
-        device_augmentation=None if config.device_augment is None else DEVICE_AUGMENTATIONS.build(config.device_augment),
+        device_augmentation=None
+        if config.device_augment is None
+        else DEVICE_AUGMENTATIONS.build(config.device_augment),
     )
     corrupt_images: CorruptImagesFile | None = None
     if trainer.on_corrupt != "error":

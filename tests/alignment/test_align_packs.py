@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import io
 import multiprocessing
 import os
 import shutil
 import signal
-import time
 from collections import Counter
 from pathlib import Path
 
-import numpy as np
 import pytest
 from marked_photographs import (
     FACE,
@@ -25,14 +22,14 @@ from marked_photographs import (
     write,
     write_many,
 )
-from PIL import Image
 
 from frtrain.alignment.packing import To
-from frtrain.alignment.pipeline import Watcher, align
+from frtrain.alignment.pipeline import Request, Watcher, align
 from frtrain.alignment.report import Record, read_report
 from frtrain.alignment.shards import Rank
-from frtrain.alignment.spool import SPOOL_FOLDER
+from frtrain.alignment.spool import SPOOL_FOLDER, Spool
 from frtrain.data.encoded import EncodedSource
+from frtrain.data.packs import writer
 from frtrain.data.sources.recordio import RecordIOSource
 from frtrain.data.sources.webdataset import WebDatasetSource
 from frtrain.errors import DataError
@@ -161,42 +158,41 @@ def test_crop_that_the_spool_has_lost_is_made_again(tmp_path: Path) -> None:
     assert len(pack("recordio", target)) == 8
 
 
-@pytest.mark.slow
+def align_until(wanted: Request, moment: int | str) -> None:
+    """Align, and end by SIGKILL when so many images are packed, or when a function is called."""
+
+    def end(*_: object) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    class Watching(Watcher):
+        def pack(self, written: int, total: int) -> None:
+            if written == moment:
+                end()
+
+    if moment == "names are given":
+        writer.put_in_place = end
+    if moment == "the spool is removed":
+        Spool.remove = end  # type: ignore[method-assign] # of this process alone
+    align(wanted, Watching())
+
+
 @pytest.mark.parametrize("kind", KINDS)
-def test_sigkill_at_any_moment_of_packing_loses_and_repeats_nothing(tmp_path: Path, kind: To) -> None:
-    source, target = write_many(tmp_path / "source", 20, 20), tmp_path / "target"
+def test_sigkill_while_packing_loses_and_repeats_nothing(tmp_path: Path, kind: To) -> None:
+    source, target = write_many(tmp_path / "source", 5, 6), tmp_path / "target"
     detector = LoggingDetector(tmp_path / "log")
-    CONTEXT.set_forkserver_preload(["marked_photographs"])
+    CONTEXT.set_forkserver_preload(["frtrain.alignment.workers"])
     wanted = request(source, target, detector, to=kind)
-    kills, pause = 0, 0.0
-    while True:
-        process = CONTEXT.Process(target=align, args=(wanted, _SlowPacking()))
+    for moment in (1, 17, 30, "names are given", "the spool is removed"):
+        process = CONTEXT.Process(target=align_until, args=(wanted, moment))
         process.start()
-        while process.is_alive() and not list(target.glob("pack.json.part")):
-            time.sleep(0.002)
-        time.sleep(pause)
-        process.kill()
         process.join()
-        if process.exitcode == 0:
-            break
-        kills, pause = kills + 1, pause + 0.15
-    assert kills >= 3
-    assert sorted(detector.searched()) == list(range(400))
-    run(source, tmp_path / "alone", to=kind)
-    # The settings name the spool's files, and with them everything that names the settings differs.
-    same = set(pack_files(tmp_path / "alone")) - {"pack.json", "checksums.sha256"}
-    assert {name: pack_files(target)[name] for name in same} == {
-        name: pack_files(tmp_path / "alone")[name] for name in same
-    }
-    assert set(pack_files(target)) == set(pack_files(tmp_path / "alone"))
-    images = pack(kind, target)
-    assert len(images) == 400
-    assert all(np.asarray(Image.open(io.BytesIO(data))).shape == (112, 112, 3) for _, _, data in images)
-
-
-class _SlowPacking(Watcher):
-    def pack(self, written: int, total: int) -> None:
-        time.sleep(0.002)
+        assert process.exitcode == -signal.SIGKILL
+        assert (target / SPOOL_FOLDER).exists()
+    assert align(wanted).outcomes == Counter(aligned=30)
+    assert not (target / SPOOL_FOLDER).exists()
+    assert sorted(detector.searched()) == list(range(30))
+    run(source, tmp_path / "folder")
+    assert pack(kind, target) == folder(tmp_path / "folder")
 
 
 def test_photographs_that_came_while_the_pack_was_begun_are_in_it(tmp_path: Path) -> None:

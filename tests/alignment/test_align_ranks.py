@@ -25,7 +25,7 @@ EVERYTHING = list(range(60))
 
 
 def start_ranks(count: int, source: Path, target: Path, detector: LoggingDetector, **options: Any) -> list[BaseProcess]:
-    CONTEXT.set_forkserver_preload(["marked_photographs"])
+    CONTEXT.set_forkserver_preload(["frtrain.alignment.workers"])
     processes = [
         CONTEXT.Process(target=align, args=(request(source, target, detector, rank=Rank(number, count), **options),))
         for number in range(count)

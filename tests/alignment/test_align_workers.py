@@ -34,6 +34,7 @@ CONTEXT = multiprocessing.get_context("forkserver")
 
 
 def start(wanted: Request) -> BaseProcess:
+    CONTEXT.set_forkserver_preload(["frtrain.alignment.workers"])
     process = CONTEXT.Process(target=align, args=(wanted,))
     process.start()
     return process

@@ -33,7 +33,10 @@ from frtrain.training.build import check_components
         (["loss.margn=0.5"], "loss.margn: unknown key; did you mean 'margin'?"),
         (["data=folder"], "data.root: a value is required"),
         (["data=folder", "data.root=x", "data.identities=y"], "data.identities: unknown key; it is subset.include now"),
-        (["data=folder", "data.root=x", "data.min_images=2"], "data.min_images: unknown key; it is subset.min_images now"),
+        (
+            ["data=folder", "data.root=x", "data.min_images=2"],
+            "data.min_images: unknown key; it is subset.min_images now",
+        ),
         (["subset.min_image=2"], "subset.min_image: unknown key; did you mean 'min_images'?"),
         (["subset.first=0"], "subset.first=0: must be greater than 0"),
         (["backbone=iresnet51"], "backbone=iresnet51: unknown backbone; did you mean 'iresnet50'?"),

@@ -81,3 +81,16 @@ def test_a_test_set_that_is_not_there_is_told_before_anything_is_done(
     assert run_curate(crops_folder(4, 2), tmp_path / "nothing", tmp_path / "curation") == 2
     assert "against=" in capsys.readouterr().err
     assert not (tmp_path / "curation").exists()
+
+
+def test_a_model_that_cannot_tell_people_apart_writes_no_list_of_wrong_labels(
+    crops_folder: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    data = crops_folder(20, 4)
+    for number in range(20):  # every identity becomes a mixture of two people
+        other = data / f"person_{(number + 1) % 20:03d}"
+        for image in ("2.png", "3.png"):
+            shutil.move(data / f"person_{number:03d}" / image, other / f"moved_{image}")
+    assert run_verb(["curate", "model=pixels", f"data.root={data}", f"target={tmp_path / 'out'}", "device=cpu"]) == 0
+    assert "use a better one" in capsys.readouterr().out
+    assert not (tmp_path / "out" / "exclude_mislabelled.txt").exists()

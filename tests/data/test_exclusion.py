@@ -27,7 +27,9 @@ def test_what_is_written_is_read_back(tmp_path: Path):
 
 
 def test_a_list_written_by_hand_is_read(tmp_path: Path):
-    (tmp_path / "list.txt").write_bytes(b"# remark\r\n\r\nAna\r\nimage\tBo/1.jpg\treason\twith a tab\r\nidentity\tCy\r\ncaf\xe9\r\n")
+    (tmp_path / "list.txt").write_bytes(
+        b"# remark\r\n\r\nAna\r\nimage\tBo/1.jpg\treason\twith a tab\r\nidentity\tCy\r\ncaf\xe9\r\n"
+    )
     assert read_exclusions(tmp_path / "list.txt") == [
         Exclusion(None, "Ana"),
         Exclusion("image", "Bo/1.jpg", "reason\twith a tab"),

@@ -11,7 +11,9 @@ from frtrain.data import SOURCES, Source
 from frtrain.data.known import compare_with_known, known_of
 from frtrain.errors import ConfigError
 
-NAMED = sorted(path.stem for path in (config_folder() / "data").glob("*.yaml") if option_values("data", path.stem).get("known"))
+NAMED = sorted(
+    path.stem for path in (config_folder() / "data").glob("*.yaml") if option_values("data", path.stem).get("known")
+)
 
 
 class Counted(list[None]):
@@ -28,7 +30,16 @@ def told(name: str, identities: int, images: int) -> list[str]:
 
 
 def test_the_data_sets_of_the_field_have_names():
-    assert {"casia_webface", "ms1mv2", "ms1mv3", "glint360k", "webface4m", "webface12m", "webface42m", "vggface2"} == set(NAMED)
+    assert {
+        "casia_webface",
+        "ms1mv2",
+        "ms1mv3",
+        "glint360k",
+        "webface4m",
+        "webface12m",
+        "webface42m",
+        "vggface2",
+    } == set(NAMED)
 
 
 @pytest.mark.parametrize("name", NAMED)
@@ -76,7 +87,12 @@ def test_nothing_is_said_where_nothing_is_known():
 
 
 def test_what_is_known_can_be_given_by_a_user():
-    values: dict[str, Any] = {**option_values("data", "webface4m")["known"], "identities": 2, "images": 3, "title": "Mine"}
+    values: dict[str, Any] = {
+        **option_values("data", "webface4m")["known"],
+        "identities": 2,
+        "images": 3,
+        "title": "Mine",
+    }
     assert compare_with_known(cast("Source", Counted(2, 3)), known_of({"known": values})) == [
         "Mine: all 2 identities and 3 images, as published"
     ]

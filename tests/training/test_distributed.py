@@ -347,7 +347,9 @@ def test_an_error_in_one_process_ends_all_with_its_message_in_front(
     torchrun: Callable[..., subprocess.Popen[str]], make_crops: Callable[..., Path], tmp_path: Path
 ):
     crops = make_crops(tmp_path / "crops")
-    seventh = int(Shuffled(np.zeros(48, np.int64), batch_size=8).epoch(seed=1, number=0)[6])  # of the first batch of 8: in the half of the second process
+    seventh = int(
+        Shuffled(np.zeros(48, np.int64), batch_size=8).epoch(seed=1, number=0)[6]
+    )  # of the first batch of 8: in the half of the second process
     bad = crops / f"person_{seventh // 6:03d}" / f"{seventh % 6}.png"
     bad.write_bytes(bad.read_bytes()[:100])
     launcher = torchrun(crops)

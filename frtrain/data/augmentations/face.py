@@ -93,8 +93,7 @@ def at_low_resolution(image: Image, random: np.random.Generator) -> Image:
     share = random.uniform(SMALLEST_SIDE_SHARE, 1)
     down, up = (INTERPOLATIONS[choice] for choice in random.integers(len(INTERPOLATIONS), size=2))
     small = cv2.resize(image, (max(1, int(share * width)), max(1, int(share * height))), interpolation=down)
-    result: Image = cv2.resize(small, (width, height), interpolation=up)
-    return result
+    return np.asarray(cv2.resize(small, (width, height), interpolation=up), dtype=np.uint8)
 
 
 class _Photometric:

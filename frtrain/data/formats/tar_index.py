@@ -259,7 +259,7 @@ class _Walk:
             self.records_at.append(at)
             name = _text(self.long_name or _name(header))
             if kind == b"5":
-                self._overridden(size)  # they were the folder's
+                self.overrides, self.long_name, self.long_size = False, None, None
             elif kind != b"K":  # the target of a link; the link itself follows
                 what = _REFUSED.get(kind, f"of the unknown type {kind!r}")
                 self._fail(
@@ -269,7 +269,7 @@ class _Walk:
 
     def _apply(self, records: dict[bytes, bytes] | None, at: int) -> None:
         if records is None or not re.fullmatch(rb"\d{1,18}", records.get(b"size", b"0")):
-            self._fail(at, "the record before this byte is damaged")
+            self._fail(at, "a record of names and sizes is damaged")
         if any(key.startswith(b"GNU.sparse") for key in records):
             self._fail(at, "a sparse file follows; only plain files are read. Pack anew, without `--sparse`")
         self.overrides = True

@@ -48,7 +48,7 @@ def near_duplicates(
     near-duplicates for web crawling"); k is chosen by the number of hashes. Only hashes within a bucket are compared.
 
     Every near pair of different hashes is found, as long as a bucket has at most `WINDOW` hashes and a hash at most
-    `NEIGHBOURS` near ones; beyond that some pairs are left out, but their images are normally still connected through others.
+    `NEIGHBOURS` near ones; beyond that some pairs are left out, but their images stay connected through others wherever a bucket has them side by side.
     Equal hashes are treated once: see `ALL_PAIRS_UP_TO` and `MEMBERS` for which of their images are paired.
 
     Args:
@@ -72,12 +72,21 @@ def near_duplicates(
     pairs = np.sort(order[np.concatenate(found)], axis=1)
     if fine is not None:
         pairs = pairs[_confirmed(pairs, fine)]
-    return pairs[np.lexsort((pairs[:, 1], pairs[:, 0]))]
+    pairs = pairs[np.lexsort((pairs[:, 1], pairs[:, 0]))]
+    new = np.ones(len(pairs), dtype=bool)
+    new[1:] = (pairs[1:] != pairs[:-1]).any(axis=1)
+    return pairs[new]
 
 
-def connected_groups(count: int, pairs: NDArray[np.int64]) -> NDArray[np.int64]:
-    """For each of `count` items the smallest one that `[P, 2]` pairs connect it with, `int64 [count]`."""
-    root = np.arange(count, dtype=np.int64)
+def connected_groups(count: int, pairs: NDArray[np.int64], known: NDArray[np.int64] | None = None) -> NDArray[np.int64]:
+    """For each of `count` items the smallest one that it is connected with, `int64 [count]`.
+
+    Args:
+        count: of items.
+        pairs: `[P, 2]`, what is connected.
+        known: the result of an earlier call, whose pairs count, too.
+    """
+    root = np.arange(count, dtype=np.int64) if known is None else known
     one, other = pairs[:, 0], pairs[:, 1]
     while len(one):
         low, high = np.minimum(root[one], root[other]), np.maximum(root[one], root[other])
@@ -112,13 +121,20 @@ def _near_values(values: NDArray[np.uint64], distance: int, fine: NDArray[np.uin
     matching = min(range(1, 5), key=lambda pieces: _cost(count, distance, pieces))
     pieces = _pieces(values, distance + matching)
     neighbours = np.zeros(count, dtype=np.int64)
+    root = np.arange(count, dtype=np.int64)
     found = []
     for chosen in combinations(range(len(pieces)), matching):
         differing = [pieces[place] for place in range(chosen[-1]) if place not in chosen]
         key = values & np.bitwise_or.reduce(pieces[list(chosen)])
-        pairs = _near_in_buckets(values, key, differing, distance, neighbours < NEIGHBOURS)
+        order = np.argsort(key, kind="stable").astype(np.int64)
+        crowded = neighbours >= NEIGHBOURS
+        pairs = _near_in_buckets(values[order], key[order], differing, distance, ~crowded[order])
+        if crowded.any():
+            pairs = np.concatenate([pairs, _bridges(values[order], key[order], distance, crowded[order], root[order])])
+        pairs = order[pairs]
         if fine is not None:
             pairs = pairs[_confirmed(pairs, fine)]
+        root = connected_groups(count, pairs, root)
         neighbours += np.bincount(pairs.ravel(), minlength=count)
         found.append(pairs)
     return np.concatenate(found)
@@ -131,13 +147,11 @@ def _near_in_buckets(
     distance: int,
     wanted: NDArray[np.bool_],
 ) -> NDArray[np.int64]:
-    """Near pairs of one key, from those values on that are `wanted`.
+    """Near pairs of one key, from those positions on that are `wanted`; all arrays are sorted by key.
 
     A pair is found here only if it differs under each mask of `differing`: otherwise an earlier table has found it.
     """
-    order = np.argsort(key, kind="stable").astype(np.int64)
-    key, ordered = key[order], values[order]
-    active = np.flatnonzero(wanted[order])
+    active = np.flatnonzero(wanted)
     hits = np.zeros(len(values), dtype=np.int64)
     found = [np.empty((0, 2), dtype=np.int64)]
     for step in range(1, WINDOW + 1):
@@ -145,16 +159,30 @@ def _near_in_buckets(
         active = active[key[active] == key[active + step]]
         if not len(active):
             break
-        difference = ordered[active] ^ ordered[active + step]
+        difference = values[active] ^ values[active + step]
         near = bit_count(difference) <= distance
         if near.any():
             for mask in differing:
                 near &= (difference & mask) != 0
             places = active[near]
-            found.append(np.stack([order[places], order[places + step]], axis=1))
+            found.append(np.stack([places, places + step], axis=1))
             hits[places] += 1
             active = active[hits[active] < NEIGHBOURS]
     return np.concatenate(found)
+
+
+def _bridges(
+    values: NDArray[np.uint64],
+    key: NDArray[np.uint64],
+    distance: int,
+    crowded: NDArray[np.bool_],
+    root: NDArray[np.int64],
+) -> NDArray[np.int64]:
+    """Near pairs side by side in a bucket that connect what is not connected yet, from those that have too many pairs."""
+    near = (key[1:] == key[:-1]) & (crowded[1:] | crowded[:-1]) & (root[1:] != root[:-1])
+    places = np.flatnonzero(near)
+    places = places[bit_count(values[places] ^ values[places + 1]) <= distance]
+    return np.stack([places, places + 1], axis=1)
 
 
 def _cost(count: int, distance: int, matching: int) -> float:

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from frtrain.data.inspection.perceptual_hash import hashes_of_grey
+from frtrain.data.inspection.perceptual_hash import grey_of, hashes_of_grey
 
 FORMATS = ("unknown", "JPEG", "PNG", "WebP", "BMP", "GIF", "TIFF")
 """By the first bytes of a file, whatever its name says."""
@@ -68,8 +68,8 @@ def measure_pixels(into: NDArray[Any], image: NDArray[np.uint8]) -> None:
     """
     image = np.ascontiguousarray(image)
     digest = hashlib.sha256(np.array(image.shape, dtype="<i8").tobytes())
-    digest.update(image)
-    grey: NDArray[np.uint8] = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+    digest.update(image.data)
+    grey = grey_of(image)
     mean, deviation = cv2.meanStdDev(grey)
     into["height"], into["width"] = image.shape[:2]
     into["brightness"], into["contrast"] = mean[0, 0], deviation[0, 0]
@@ -88,7 +88,7 @@ def sharpness_of(grey: NDArray[np.uint8]) -> float:
     with noise and contrast, and depends on the size in pixels: compare images of one size.
 
     Args:
-        grey: `uint8 [H, W]`, 0.299 R + 0.587 G + 0.114 B.
+        grey: `uint8 [H, W]`, as `grey_of`.
     """
     _, deviation = cv2.meanStdDev(cv2.Laplacian(grey, cv2.CV_16S))
     return float(deviation[0, 0]) ** 2

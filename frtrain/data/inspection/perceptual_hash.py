@@ -31,7 +31,13 @@ def perceptual_hash(image: NDArray[np.uint8]) -> int:
     each, in reading order, the highest bit first: 1 where the coefficient is above the median of the 63 without the mean
     brightness. Two hashes are compared by the number of bits that differ (Hamming distance).
     """
-    return int(hashes_of_grey(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY))[0])
+    return int(hashes_of_grey(grey_of(image))[0])
+
+
+def grey_of(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """0.299 R + 0.587 G + 0.114 B, rounded, `uint8 [H, W]`, of RGB `uint8 [H, W, 3]`."""
+    grey: NDArray[np.uint8] = np.asarray(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), dtype=np.uint8)
+    return grey
 
 
 def hashes_of_grey(grey: NDArray[np.uint8]) -> NDArray[np.uint64]:

@@ -164,7 +164,11 @@ def _index(shards: list[Path], class_file: Path) -> _Index:
     kept = load_index(key, stamp)
     if kept is None:
         index = _walk_all(shards, class_file)
-        arrays: dict[str, NDArray[Any]] = {"member_block": index.members.block, "member_ends": index.members.ends, "shards": index.shards}
+        arrays: dict[str, NDArray[Any]] = {
+            "member_block": index.members.block,
+            "member_ends": index.members.ends,
+            "shards": index.shards,
+        }
         arrays |= {"offsets": index.offsets, "sizes": index.sizes, "labels": index.labels}
         arrays |= {"class_block": index.classes.block, "class_ends": index.classes.ends, "numbers": index.numbers}
         save_index(key, stamp, arrays | {"flags": np.array([index.label_is_folder, index.members_repeat])})

@@ -26,7 +26,9 @@ class StoredImages(EncodedSource):
         self.classes = list(identities)
         self.files = [data for files in identities.values() for data in files]
         self.names = [f"{name}/{place}.jpg" for name, files in identities.items() for place in range(len(files))]
-        self.labels = np.repeat(np.arange(len(identities), dtype=np.int64), [len(files) for files in identities.values()])
+        self.labels = np.repeat(
+            np.arange(len(identities), dtype=np.int64), [len(files) for files in identities.values()]
+        )
         self.fingerprint = f"stored:{len(self.files)}"
 
     def encoded(self, index: int) -> bytes:
@@ -36,22 +38,31 @@ class StoredImages(EncodedSource):
         return self.names[index]
 
 
-def picture(seed: int, side: int = 112) -> Pixels:
-    """A smooth random picture, as different from others as photographs are."""
-    noise = np.random.default_rng(seed).normal(128, 60, (9, 9, 3)).astype(np.float32)
-    return np.clip(cv2.resize(noise, (side, side), interpolation=cv2.INTER_CUBIC), 5, 245).astype(np.uint8)
+class Pictures:
+    """Pictures, and ways to store them."""
+
+    @staticmethod
+    def draw(seed: int, side: int = 112) -> Pixels:
+        """A smooth random picture, as different from others as photographs are; values stay within 5 and 245."""
+        noise = np.random.default_rng(seed).normal(128, 60, (9, 9, 3)).astype(np.float32)
+        return np.clip(cv2.resize(noise, (side, side), interpolation=cv2.INTER_CUBIC), 5, 245).astype(np.uint8)
+
+    @staticmethod
+    def jpeg(image: Pixels, quality: int = 95) -> bytes:
+        encoded = io.BytesIO()
+        Image.fromarray(image).save(encoded, "JPEG", quality=quality)
+        return encoded.getvalue()
+
+    @staticmethod
+    def png(image: Pixels, level: int = 6) -> bytes:
+        encoded = io.BytesIO()
+        Image.fromarray(image).save(encoded, "PNG", compress_level=level)
+        return encoded.getvalue()
 
 
-def jpeg(image: Pixels, quality: int = 95) -> bytes:
-    encoded = io.BytesIO()
-    Image.fromarray(image).save(encoded, "JPEG", quality=quality)
-    return encoded.getvalue()
-
-
-def png(image: Pixels) -> bytes:
-    encoded = io.BytesIO()
-    Image.fromarray(image).save(encoded, "PNG")
-    return encoded.getvalue()
+@pytest.fixture
+def pictures() -> type[Pictures]:
+    return Pictures
 
 
 @pytest.fixture

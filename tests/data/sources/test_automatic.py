@@ -50,7 +50,10 @@ def test_a_file_is_told_by_its_extension(tmp_path: Path, name: str, kind: str):
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        (["train.rec", "a.tar"], r"recordio \(train\.rec\), webdataset \(a\.tar\)\. Say which with data=recordio or data=web"),
+        (
+            ["train.rec", "a.tar"],
+            r"recordio \(train\.rec\), webdataset \(a\.tar\)\. Say which with data=recordio or data=web",
+        ),
         (["train.rec", "Ana/1.jpg"], r"folder \(Ana/1\.jpg\), recordio \(train\.rec\)"),
         (["train.lst", "Ana/1.jpg"], r"folder \(Ana/1\.jpg\), list \(train\.lst\)"),
     ],

@@ -45,7 +45,9 @@ def test_images_come_one_source_after_the_other_and_identities_keep_their_names(
     assert list(source.classes) == ["Ana", "Bo", "Cy", "Di"]
     assert source.labels.tolist() == [0, 1, 1, 2, 3]
     assert names(source) == ["Ana/1.png", "Bo/1.png", "Bo/2.png", "Cy/1.png", "Di/1.png"]
-    for index, path in enumerate([one / "Ana/1.png", one / "Bo/1.png", one / "Bo/2.png", two / "Cy/1.png", two / "Di/1.png"]):
+    for index, path in enumerate(
+        [one / "Ana/1.png", one / "Bo/1.png", one / "Bo/2.png", two / "Cy/1.png", two / "Di/1.png"]
+    ):
         assert source.describe(index) == str(path)
         assert source.encoded(index) == path.read_bytes()
         assert np.array_equal(source.image(index), np.asarray(Image.open(path)))

@@ -69,7 +69,7 @@ def test_unicode_names_and_upper_case_extensions_are_read(tmp_path: Path):
 
 def test_names_that_are_no_unicode_are_read(tmp_path: Path):
     put_all(tmp_path, "a/1.jpg", "b/1.jpg")
-    os.rename(os.fsencode(tmp_path / "a" / "1.jpg"), os.fsencode(tmp_path / "a") + b"/caf\xe9\n.jpg")
+    (tmp_path / "a" / "1.jpg").rename(tmp_path / "a" / os.fsdecode(b"caf\xe9\n.jpg"))
     source = folder(tmp_path)
     assert names(source)[0].encode("utf-8", "surrogateescape") == b"a/caf\xe9\n.jpg"
     assert source.image(0).shape == (112, 112, 3)

@@ -76,7 +76,10 @@ def test_a_flat_folder_is_kept_as_well(tmp_path: Path, walks: list[Path]):
     [
         (lambda root: (root / "a" / "0.jpg").touch(), ["a/0.jpg", "a/1.jpg", "a/2.jpg", "a/old/3.jpg", "b/1.jpg"]),
         (lambda root: (root / "a" / "2.jpg").unlink(), ["a/1.jpg", "a/old/3.jpg", "b/1.jpg"]),
-        (lambda root: (root / "a" / "2.jpg").rename(root / "a" / "9.jpg"), ["a/1.jpg", "a/9.jpg", "a/old/3.jpg", "b/1.jpg"]),
+        (
+            lambda root: (root / "a" / "2.jpg").rename(root / "a" / "9.jpg"),
+            ["a/1.jpg", "a/9.jpg", "a/old/3.jpg", "b/1.jpg"],
+        ),
         (lambda root: (root / "b").rename(root / "c"), ["a/1.jpg", "a/2.jpg", "a/old/3.jpg", "c/1.jpg"]),
         (lambda root: (root / "a/old/3.jpg").replace(root / "b/3.jpg"), ["a/1.jpg", "a/2.jpg", "b/1.jpg", "b/3.jpg"]),
     ],
@@ -124,7 +127,9 @@ def test_another_layout_or_treatment_of_links_is_another_index(crops: Path, walk
     assert len(walks) == 3
 
 
-def test_a_folder_that_changed_a_moment_ago_is_not_kept(crops: Path, walks: list[Path], monkeypatch: pytest.MonkeyPatch):
+def test_a_folder_that_changed_a_moment_ago_is_not_kept(
+    crops: Path, walks: list[Path], monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.setattr(folder_source.time, "time_ns", lambda: (crops / "a").stat().st_mtime_ns + 10**9)
     opened(crops)
     opened(crops)

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from frtrain.alignment.mtcnn.cascade import Cascade, Found
-from frtrain.alignment.mtcnn.closer_look import FACE_SIDE, look_closer
+from frtrain.alignment.mtcnn.closer_look import FACE_SIDE, LARGEST_MOVE, look_closer
 from frtrain.alignment.mtcnn.networks import load_networks
 from frtrain.alignment.mtcnn.streams import map_in_streams
 from frtrain.alignment.mtcnn.views import View, whole
@@ -67,7 +67,7 @@ class MTCNN:
     - an image with a side beyond `max_side`, or, if it is set, with a short side below `min_side`, is searched at that
       size;
     - the points, and they alone, of a face whose eyes are less than `closer_look_below` pixels apart in the searched
-      image are taken from an enlargement of its surroundings, if it is found there again;
+      image are taken from an enlargement of its surroundings, if it is found there again within a few pixels;
     - so are those of a face in an image that was reduced `closer_look_reduction` times or more, from the original.
 
     On a CPU each image is searched by itself in one of `torch.get_num_threads()` single-threaded streams; elsewhere all
@@ -151,8 +151,9 @@ class MTCNN:
         ]
         points = look_closer(cascade, [images[i] for i, _ in vague], [faces[i][n].box for i, n in vague])
         for (image, number), five in zip(vague, points, strict=True):
-            if five is not None:
-                faces[image][number] = replace(faces[image][number], points=five, closer_look=True)
+            face, scale = faces[image][number], views[image].scale.mean()
+            if five is not None and np.linalg.norm(five - face.points, axis=1).mean() <= LARGEST_MOVE * scale:
+                faces[image][number] = replace(face, points=five, closer_look=True)
         return faces
 
     def _is_vague(self, face: Face, view: View) -> bool:

@@ -108,7 +108,7 @@ def load_model(model: str, device: str) -> Embedder:
     """
     if _is_reference(model):
         return REFERENCES.build({"name": model})
-    return loadload_model(model, choose_device(device).value)
+    return load_embedder(model, choose_device(device).value)
 
 
 def _show(console: Console, report: Report, model: str) -> None:

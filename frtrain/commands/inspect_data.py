@@ -27,6 +27,7 @@ from frtrain.data.inspection.scan import choose_processes, sample, scan
 from frtrain.data.inspection.summary import Bar, Summary, summarize
 from frtrain.data.inspection.words import KINDS, facts, number, problem_words, shortened
 from frtrain.data.known import compare_with_known, known_of
+from frtrain.data.manifest import escaped
 from frtrain.data.selection import select
 from frtrain.data.soundness import check_labels
 from frtrain.data.source import Preparable, Source
@@ -115,7 +116,7 @@ def inspect_data(request: Request) -> int:
             written.append(("json", request.json, text))
     for key, path, content in written:
         _write(key, Path(path).expanduser(), content)
-        console.print(f"{key}: [cyan]{escape(path)}[/]")
+        console.print(f"{key}: [cyan]{escape(escaped(path))}[/]")
     return 1 if summary.faults else 0
 
 
@@ -169,7 +170,7 @@ def print_summary(console: Console, source: Source, summary: Summary, known: Seq
     for name, value in facts(summary):
         table.add_row(name, escape(value))
     for row, sentence in enumerate(known):
-        table.add_row("" if row else "published", escape(sentence))
+        table.add_row("" if row else "published", escape(escaped(sentence)))
     console.print(table)
     console.print()
     _print_histogram(console, summary.per_identity.histogram)

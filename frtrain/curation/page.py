@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import base64
 import io
 from collections.abc import Iterable, Sequence
 from html import escape
-from string import Template
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +14,7 @@ from frtrain import __version__
 from frtrain.curation.findings import Findings
 from frtrain.curation.search import Surveyed, name_of
 from frtrain.errors import ImageError
+from frtrain.page import data_uri, headline, page
 
 THUMBNAIL = 72
 IMAGES_IN_A_ROW = 8
@@ -111,14 +110,23 @@ def findings_page(
         ),
     ]
     thresholds = ", ".join(f"{name} {value:.3f}" for name, value in findings.thresholds.items())
-    return PAGE.substitute(
-        about=escape(
-            f"{len(data.source):,} images of {len(data.source.classes):,} identities, seen by {model}. "
-            f"{len(findings.unreadable):,} images are unreadable. {thresholds}. "
-            f"Made {created.replace('T', ' ').replace('+00:00', ' UTC')} by frtrain {__version__}."
-        ),
-        parts="\n".join(part for part in parts if part),
+    about = (
+        f"{len(data.source):,} images of {len(data.source.classes):,} identities, seen by {model}. "
+        f"{len(findings.unreadable):,} images are unreadable. Cosines: {thresholds}. "
+        f"Made {created.replace('T', ' ').replace('+00:00', ' UTC')} by frtrain {__version__}. Nothing was changed or "
+        "deleted: the lists beside this page say what would be left out (subset.exclude)."
     )
+    counts = headline(
+        [
+            (f"{len(findings.overlaps):,}", "in the test set too"),
+            (f"{len(findings.mislabelled):,}", "wrong labels"),
+            (f"{len(findings.merges):,}", "double identities"),
+            (f"{len(findings.splits):,}", "mixed identities"),
+            (f"{len(findings.duplicates):,}", "groups of equal images"),
+        ]
+    )
+    body = "\n".join([STYLE, counts, f'<p class="note">{_printable(about)}</p>', *filter(None, parts)])
+    return page("What to look at in this data set", body)
 
 
 def _section(title: str, about: str, cases: Iterable[str], total: int) -> str:
@@ -158,33 +166,19 @@ def _picture(data: Surveyed, image: int) -> str:
         pixels = data.source.image(image)
     except ImageError:
         return f"<span class='note'>{name}</span>"
-    return f"<img alt='{name}' title='{name}' src='data:image/jpeg;base64,{_jpeg(pixels)}'>"
+    return f"<img alt='{name}' title='{name}' src='{data_uri(_jpeg(pixels), 'jpeg')}'>"
 
 
-def _jpeg(pixels: NDArray[np.uint8]) -> str:
+def _jpeg(pixels: NDArray[np.uint8]) -> bytes:
     content = io.BytesIO()
     Image.fromarray(pixels).resize((THUMBNAIL, THUMBNAIL)).save(content, format="JPEG", quality=80)
-    return base64.b64encode(content.getvalue()).decode()
+    return content.getvalue()
 
 
-PAGE = Template("""<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>What to look at in this data set</title>
-<style>
-body { font: 15px/1.5 system-ui, -apple-system, "Segoe UI", "DejaVu Sans", sans-serif; color: #222; background: #fff;
-  max-width: 1200px; margin: 2rem auto; padding: 0 1.5rem; }
-h1 { font-size: 1.6rem; margin: 0 0 1rem; }
-h2 { font-size: 1.15rem; margin: 2.2rem 0 .3rem; }
-.note { color: #666; font-weight: normal; }
-.cases { display: grid; grid-template-columns: repeat(auto-fill, minmax(520px, 1fr)); gap: .9rem 1.5rem; }
+STYLE = """<style>
+.cases { display: grid; grid-template-columns: repeat(auto-fill, minmax(480px, 1fr)); gap: .9rem 1.5rem; }
 .case { border-top: 1px solid #eee; padding-top: .3rem; overflow: hidden; }
 .case p { margin: 0 0 .3rem; overflow-wrap: anywhere; font-size: .9rem; }
 .group { display: inline-block; white-space: nowrap; padding-right: 14px; }
-img { width: 56px; height: 56px; margin-right: 2px; border-radius: 3px; }
-</style></head><body>
-<h1>What to look at in this data set</h1>
-<p class="note">$about Nothing was changed or deleted: the lists beside this page say what would be left out
-(<code>subset.exclude</code>).</p>
-$parts
-</body></html>
-""")
+.case img { width: 56px; height: 56px; margin-right: 2px; border-radius: 3px; }
+</style>"""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -12,13 +13,14 @@ from torch.utils.data import Dataset
 
 from frtrain.data.augmentation import Augmentation, SampleRandom
 from frtrain.data.corrupt import OnCorrupt, stand_ins
-from frtrain.data.encoded import CROP_SIZE
+from frtrain.data.encoded import CROP_SIZE, EncodedSource
 from frtrain.data.jpeg import decoder
 from frtrain.data.order import SampleKeys, sample_words
 from frtrain.data.source import Source
 from frtrain.errors import DataError, ImageError
 
 Pixels = NDArray[np.uint8]
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -109,19 +111,18 @@ class BatchMaker(Dataset[Decoded]):
     def _fill(self, pixels: Pixels, decoded: Decoded) -> DataError | None:
         """Write the samples' pixels; returns why it cannot be done."""
         keys = decoded.task.keys
+        samples = keys.samples.tolist()
         words = sample_words(self.seed, torch.from_numpy(keys.epochs), torch.from_numpy(keys.samples)).tolist()
         unreadable = []
-        for row, (sample, word) in enumerate(zip(keys.samples.tolist(), words, strict=True)):
-            image = self._read(sample)
+        for row, (sample, word, image) in enumerate(zip(samples, words, self._images(samples), strict=True)):
             if isinstance(image, ImageError):
                 if self.on_corrupt == "error":
                     return image
                 decoded.corrupt.append(str(image))
-                replacement = self._replacement(sample, word, decoded.corrupt)
-                if replacement is None:
+                image = self._replacement(sample, word, decoded.corrupt)
+                if image is None:
                     unreadable.append(row)
                     continue
-                image = replacement
             pixels[row] = self.augmentation(image, SampleRandom(word))
         if len(unreadable) == len(pixels) > 0:
             return DataError(
@@ -133,22 +134,39 @@ class BatchMaker(Dataset[Decoded]):
             decoded.labels[unreadable] = -1
         return None
 
-    def _read(self, sample: int) -> Pixels | ImageError:
-        try:
-            image = self.source.image(sample)
-        except ImageError as error:
-            return error
-        if image.shape != (CROP_SIZE, CROP_SIZE, 3):  # else numpy would repeat what is smaller
-            return ImageError(
-                self.source.describe(sample), f"has the shape {image.shape}, not ({CROP_SIZE}, {CROP_SIZE}, 3)"
-            )
-        return image
+    def _images(self, samples: list[int]) -> Iterator[Pixels | ImageError]:
+        """The images, or why there is none.
+
+        All files are read before the first is decoded: taking turns, reading and decoding push each other out of the
+        processor's caches, which costs as much as reading itself.
+        """
+        source = self.source
+        if not isinstance(source, EncodedSource):
+            yield from (self._image(sample) for sample in samples)
+            return
+        files = [_or_error(source.encoded, sample) for sample in samples]
+        for sample, file in zip(samples, files, strict=True):
+            yield file if isinstance(file, ImageError) else _or_error(source.decoded, file, sample)
+
+    def _image(self, sample: int) -> Pixels | ImageError:
+        image = _or_error(self.source.image, sample)
+        if isinstance(image, ImageError) or image.shape == (CROP_SIZE, CROP_SIZE, 3):
+            return image  # numpy would repeat what is smaller
+        reason = f"has the shape {image.shape}, not ({CROP_SIZE}, {CROP_SIZE}, 3)"
+        return ImageError(self.source.describe(sample), reason)
 
     def _replacement(self, sample: int, word: int, corrupt: list[str]) -> Pixels | None:
         if self.on_corrupt == "replace":
             for other in stand_ins(self.source.labels, sample, word):
-                image = self._read(other)
+                image = self._image(other)
                 if not isinstance(image, ImageError):
                     return image
                 corrupt.append(str(image))
         return None
+
+
+def _or_error(read: Callable[..., Result], *arguments: object) -> Result | ImageError:
+    try:
+        return read(*arguments)
+    except ImageError as error:
+        return error

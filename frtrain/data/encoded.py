@@ -56,7 +56,14 @@ class EncodedSource(ABC):
         Raises:
             ImageError: it cannot be read or decoded, or is not a 112x112 crop.
         """
-        data = self.encoded(index)
+        return self.decoded(self.encoded(index), index)
+
+    def decoded(self, data: bytes, index: int) -> NDArray[np.uint8]:
+        """The crop of the stored file `data` of image `index`: `image` for who has read it already.
+
+        Raises:
+            ImageError: see `image`.
+        """
         image = decode_ordinary_jpeg(data, CROP_SIZE * CROP_SIZE)
         if image is not None and image.shape[0] == image.shape[1] == CROP_SIZE:
             return image  # without asking for a name, which takes longer than one would think

@@ -1,6 +1,6 @@
 """Verification protocols, metrics, pictures and reports."""
 
-from frtrain.evaluation import identities, suites
+from frtrain.evaluation import identities, pack_suite, suites
 from frtrain.evaluation.suites import SUITES, Report
 
-__all__ = ["SUITES", "Report", "identities", "suites"]
+__all__ = ["SUITES", "Report", "identities", "pack_suite", "suites"]

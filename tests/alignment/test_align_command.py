@@ -6,17 +6,20 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
 from frtrain.alignment.report import read_report
-from frtrain.commands.align import Config, run
+from frtrain.commands.align import Config, choose_workers, run
 from frtrain.commands.composition import compose_plain
 from frtrain.data.synthetic.photograph import write_photographs
 from frtrain.errors import ConfigError
 from frtrain.schema import parse
+from frtrain.training.hardware import this_machine
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -94,6 +97,47 @@ def test_stopped_process_loses_nothing_that_was_done(
     assert not list(target.rglob("*.part"))
 
 
+@pytest.mark.slow
+def test_torchrun_makes_one_report_of_all_ranks(many_photographs: Path, tmp_path: Path) -> None:
+    arguments = overrides(many_photographs, tmp_path / "crops", "limit=24", "to=recordio")
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "-m", "frtrain", "align"),
+            *arguments,
+        ],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "24 photographs: 24 aligned (100.00%)" in done.stdout
+    assert "holds 24 images of 12 identities as recordio" in done.stdout
+    assert re.search(r"Rank \d of 2: its \d+ photographs are done", done.stdout)
+    assert len(read_report(tmp_path / "crops")) == (tmp_path / "crops" / "align.jsonl").read_bytes().count(b"\n") == 24
+    assert not list((tmp_path / "crops").glob("align.rank*"))
+
+
+def test_summary_names_links_that_lead_outside(
+    photographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = shutil.copytree(photographs, tmp_path / "source")
+    (source / "elsewhere").symlink_to(tmp_path)
+    call(source, tmp_path / "crops", "limit=1")
+    assert "Passed over: elsewhere is a link that leads outside of the source (links=follow" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("device", "cores", "ranks", "workers"),
+    [("cpu", 1, 1, 0), ("cpu", 8, 1, 8), ("cpu", 8, 4, 2), ("cuda", 1, 1, 1), ("cuda", 16, 2, 7), ("cuda", 128, 1, 16)],
+)
+def test_workers_follow_from_device_and_cores(device: str, cores: int, ranks: int, workers: int) -> None:
+    machine = replace(this_machine(), cores_usable=cores, local_ranks=ranks)
+    assert choose_workers("auto", torch.device(device), machine) == workers
+    assert choose_workers(3, torch.device(device), machine) == 3
+
+
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
@@ -102,11 +146,16 @@ def test_stopped_process_loses_nothing_that_was_done(
         ("device=quantum", "device=quantum"),
         ("no_face=center", "no_face"),
         ("quality=101", "quality"),
+        ("to=lmdb", "to='lmdb'"),
+        ("workers=many", "workers='many': must be 'auto' or"),
+        ("links=outside", "links"),
+        ("[to=recordio,size=224]", "to=recordio: its readers expect crops of 112x112, but size=224"),
+        ("[to=recordio,template=sphereface_112x96]", "are 112x96; use to=folder"),
     ],
 )
 def test_wrong_setting_is_named_and_nothing_is_written(
     photographs: Path, tmp_path: Path, wrong: str, message: str
 ) -> None:
     with pytest.raises(ConfigError, match=message):
-        call(photographs, tmp_path / "crops", wrong)
+        call(photographs, tmp_path / "crops", *wrong.strip("[]").split(","))
     assert not (tmp_path / "crops").exists()

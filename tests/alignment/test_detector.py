@@ -1,11 +1,21 @@
 from __future__ import annotations
 
+import io
+import tarfile
+from itertools import islice
+from pathlib import Path
+
+import cv2
 import facenet_pytorch
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from frtrain.alignment.detector import DETECTORS, MTCNN
+from frtrain.alignment.detector import DETECTORS, MTCNN, Face
+from frtrain.alignment.mtcnn.cascade import Cascade
+from frtrain.alignment.mtcnn.networks import load_networks
+from frtrain.data.images import read_image
 from frtrain.data.synthetic.conditions import draw_conditions
 from frtrain.data.synthetic.identity import draw_person
 from frtrain.data.synthetic.photograph import render_photograph
@@ -26,6 +36,12 @@ SPEC = {
 CPU = torch.device("cpu")
 
 
+def decode(archive: tarfile.TarFile, member: tarfile.TarInfo) -> np.ndarray:
+    file = archive.extractfile(member)
+    assert file is not None
+    return np.array(Image.open(io.BytesIO(file.read())).convert("RGB"))
+
+
 def build(**changes: object) -> MTCNN:
     detector = DETECTORS.build({**SPEC, **changes}, device=CPU)
     assert isinstance(detector, MTCNN)
@@ -44,15 +60,56 @@ def mixed(photographs: list[np.ndarray]) -> list[np.ndarray]:
     return [photographs[1], np.full_like(photographs[0], 128), four_faces, photographs[2]]
 
 
-def test_faces_are_those_of_facenet_pytorch_one_by_one(mixed: list[np.ndarray]) -> None:
+def compare_with_facenet_pytorch(images: list[np.ndarray], found: list[list[Face]]) -> int:
+    """The number of faces, all of which are the same."""
     theirs = facenet_pytorch.MTCNN(keep_all=True)
-    for image, faces in zip(mixed, build().detect(mixed), strict=True):
+    count = 0
+    for image, faces in zip(images, found, strict=True):
         boxes, confidences, points = theirs.detect(image, landmarks=True)
         assert len(faces) == (0 if boxes is None else len(boxes))
+        count += len(faces)
         for index, face in enumerate(faces):
             np.testing.assert_allclose(face.box, boxes[index].astype(float), atol=0.01)
             np.testing.assert_allclose(face.points, points[index].astype(float), atol=0.01)
             assert face.confidence == pytest.approx(float(confidences[index]), abs=1e-4)
+    return count
+
+
+def test_faces_are_those_of_facenet_pytorch_one_by_one(mixed: list[np.ndarray]) -> None:
+    assert compare_with_facenet_pytorch(mixed, build().detect(mixed)) >= 4
+
+
+def test_faces_of_images_of_odd_sizes_in_one_call_are_those_of_facenet_pytorch(photographs: list[np.ndarray]) -> None:
+    first, second, third = photographs
+    images = [first[:151, 13:], second[20:, :177], third, np.hstack([first, second[:, 7:]]), second[:33, :190]]
+    images.append(np.random.default_rng(0).integers(0, 256, (57, 91, 3), dtype=np.uint8))
+    assert compare_with_facenet_pytorch(images, build().detect(images)) >= 4
+
+
+def test_images_searched_together_have_the_faces_of_those_searched_alone(mixed: list[np.ndarray]) -> None:
+    images = [*mixed, mixed[0][:120], mixed[0][:30, :30]]
+    cascade = Cascade(load_networks(CPU), [0.6, 0.7, 0.7], 0.709, CPU)
+    for together, image in zip(cascade.search(images, 20), images, strict=True):
+        [alone] = cascade.search([image], 20)
+        np.testing.assert_allclose(together.boxes, alone.boxes, atol=0.01)
+        np.testing.assert_allclose(together.points, alone.points, atol=0.01)
+
+
+def test_faces_are_the_same_to_the_last_bit_whatever_else_is_in_the_call(mixed: list[np.ndarray]) -> None:
+    detector = build()
+    for together, image in zip(detector.detect(mixed), mixed, strict=True):
+        [alone] = detector.detect([image])
+        assert [face.points.tolist() for face in together] == [face.points.tolist() for face in alone]
+
+
+@pytest.mark.slow
+def test_faces_of_real_photographs_are_those_of_facenet_pytorch(shared: Path) -> None:
+    images = [read_image(path) for path in sorted((shared / "photos").glob("*.jpg"))]
+    with tarfile.open(shared / "lfw" / "lfw-deepfunneled.tar") as archive:
+        members = (member for member in archive if member.name.endswith("_0001.jpg"))
+        images += [decode(archive, member) for member in islice(members, 12)]
+    plain = build()
+    assert compare_with_facenet_pytorch(images, plain.detect(images)) >= 29
 
 
 def test_photographs_with_no_one_and_several_faces_share_a_batch(mixed: list[np.ndarray]) -> None:
@@ -108,3 +165,66 @@ def test_second_search_of_a_large_image_gives_points_in_its_own_pixels(photograp
 def test_thresholds_must_be_three() -> None:
     with pytest.raises(ConfigError, match="thresholds must be three"):
         build(thresholds=[0.6, 0.7])
+
+
+def test_min_side_must_not_be_above_max_side() -> None:
+    with pytest.raises(ConfigError, match="min_side=90 must not be above max_side=80"):
+        build(min_side=90, max_side=80)
+
+
+def reduced(photograph: np.ndarray, times: int) -> np.ndarray:
+    side = len(photograph) // times
+    return np.asarray(cv2.resize(photograph, (side, side), interpolation=cv2.INTER_AREA))
+
+
+@pytest.fixture(scope="module")
+def small() -> tuple[np.ndarray, np.ndarray]:
+    """A photograph of a face whose eyes are 15 pixels apart, and its true landmarks."""
+    pixels, landmarks = render_photograph(draw_person(1, 1), draw_conditions(1, 1, 0), 360)
+    return reduced(pixels, 4), (landmarks + 0.5) / 4 - 0.5
+
+
+def test_a_closer_look_changes_the_points_of_small_faces_and_nothing_else(small: tuple[np.ndarray, np.ndarray]) -> None:
+    [plain] = build().detect([small[0]])[0]
+    [closer] = build(closer_look_below=40).detect([small[0]])[0]
+    [not_small] = build(closer_look_below=5).detect([small[0]])[0]
+    assert closer.closer_look
+    assert not plain.closer_look
+    assert not not_small.closer_look
+    assert np.array_equal(closer.box, plain.box)
+    assert closer.confidence == plain.confidence
+    assert 0 < np.abs(closer.points - plain.points).max() < 4
+    assert np.array_equal(not_small.points, plain.points)
+
+
+def test_closer_looks_bring_the_points_nearer_to_the_truth() -> None:
+    plain, closer = build(), build(closer_look_below=40)
+    errors: dict[MTCNN, list[float]] = {plain: [], closer: []}
+    for number in range(6):
+        pixels, landmarks = render_photograph(draw_person(1, number), draw_conditions(1, number, 0), 250)
+        truth = (landmarks + 0.5) / 5 - 0.5
+        for detector, of_detector in errors.items():
+            [face] = detector.detect([reduced(pixels, 5)])[0]
+            of_detector.append(float(np.linalg.norm(face.points - truth, axis=1).mean()))
+    assert np.mean(errors[closer]) < 0.8 * np.mean(errors[plain])
+
+
+def test_points_of_a_reduced_image_come_from_the_original(photographs: list[np.ndarray]) -> None:
+    enlarged = np.asarray(cv2.resize(photographs[1], None, fx=3, fy=3, interpolation=cv2.INTER_CUBIC))
+    truth = (build().detect([photographs[1]])[0][0].points + 0.5) * 3 - 0.5
+    [vague] = build(max_side=150).detect([enlarged])[0]
+    [closer] = build(max_side=150, closer_look_reduction=4).detect([enlarged])[0]
+    [not_reduced_so_much] = build(max_side=150, closer_look_reduction=4.1).detect([enlarged])[0]
+    assert closer.closer_look
+    assert not not_reduced_so_much.closer_look
+    assert np.abs(closer.points - truth).mean() < np.abs(vague.points - truth).mean()
+
+
+def test_image_below_min_side_is_searched_enlarged_and_gives_points_in_its_own_pixels(
+    photographs: list[np.ndarray],
+) -> None:
+    tiny = reduced(photographs[1], 10)
+    assert build().detect([tiny]) == [[]]
+    [face] = build(min_side=100).detect([tiny])[0]
+    plain = build().detect([photographs[1]])[0][0]
+    assert np.abs(face.points - ((plain.points + 0.5) / 10 - 0.5)).max() < 1.5

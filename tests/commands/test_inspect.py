@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,29 +12,6 @@ from frtrain.losses import LOSSES
 
 FAST = ("dots_per_inch=40", "classes=100", "steps=10")
 PIXELS = (456, 292)
-
-
-def test_a_sound_folder_is_counted_and_shown(
-    crops_folder: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-):
-    root = crops_folder(identities=3, images=4)
-    sheet = tmp_path / "sheet.png"
-    assert run_verb(["inspect", "data=folder", f"data.root={root}", f"sheet={sheet}"]) == 0
-    told = capsys.readouterr().out
-    assert "12 of 12 images can be read" in told
-    assert Image.open(sheet).size == (1120, 336)
-
-
-def test_unreadable_images_are_named_and_the_exit_status_tells(
-    crops_folder: Callable[..., Path], capsys: pytest.CaptureFixture[str]
-):
-    root = crops_folder(identities=3, images=4)
-    (root / "person_001" / "2.png").write_bytes(b"")
-    with pytest.raises(SystemExit, match="1"):
-        run_verb(["inspect", "data=folder", f"data.root={root}"])
-    told = capsys.readouterr().out
-    assert "2.png: is empty (0 bytes)" in told
-    assert "11 of 12 images can be read" in told
 
 
 @pytest.mark.parametrize("columns", ["80", "140"])
@@ -99,6 +75,12 @@ def test_a_picture_without_a_name_is_named_after_its_losses(tmp_path: Path, monk
     assert [path.name for path in Path("runs/pictures").iterdir()] == ["sv_arc_softmax_t=1.3-cosface.png"]
 
 
+def test_pictures_of_a_sweep_do_not_overwrite_each_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    assert run_verb(["inspect", "-m", "loss=arcface,cosface", "picture=here/loss.png", *FAST]) == 0
+    assert sorted(path.name for path in Path("here").iterdir()) == ["loss-0.png", "loss-1.png"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
@@ -117,6 +99,10 @@ def test_a_picture_without_a_name_is_named_after_its_losses(tmp_path: Path, monk
         (["loss=arcface", "norms=[0]"], "norms.0=0: must be greater than 0"),
         (["loss=arcface", "steps=-1"], "steps=-1: must be greater than or equal to 0"),
         (["loss=arcface", "picture=loss.jpg"], "picture=loss.jpg: must end in .png"),
+        (["losses", "picture=loss.png"], "picture=loss.png: has no meaning for the list of losses; leave it out"),
+        (["losses", "loss=arcface"], "loss: has no meaning for the list of losses; leave it out"),
+        (["backbones", "compare=[arcface]"], "compare: has no meaning for the list of backbones; leave it out"),
+        (["loss=arcface", "page=page.html"], "page=page.html: has no meaning for a picture of losses; leave it out"),
         (["what=arcface"], "what='arcface': must be 'auto', 'data', 'losses' or 'backbones'"),
     ],
 )

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import gc
 import multiprocessing
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -120,10 +120,26 @@ def test_an_undecodable_image_is_an_error_that_names_it_also_from_a_worker(
         batches(source, 0, 3, workers=workers)
 
 
-def test_an_image_of_another_shape_is_an_error_that_names_it(source: Source, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(type(source), "image", lambda self, index: np.zeros((112, 112, 1), np.uint8))
-    with pytest.raises(DataError, match=r"person_00\d.*has the shape \(112, 112, 1\)"):
-        batches(source, 0, 1)
+class Grey:
+    """A source that breaks the contract."""
+
+    classes: Sequence[str] = ("a", "b")
+    labels = np.array([0, 1])
+    fingerprint = "grey"
+
+    def __len__(self) -> int:
+        return 2
+
+    def image(self, index: int) -> np.ndarray:
+        return np.zeros((112, 112, 1), np.uint8)
+
+    def describe(self, index: int) -> str:
+        return f"grey image {index}"
+
+
+def test_an_image_of_another_shape_is_an_error_that_names_it():
+    with pytest.raises(DataError, match=r"grey image \d: has the shape \(112, 112, 1\)"):
+        batches(Grey(), 0, 1)
 
 
 def test_without_augmentation_on_the_device_a_batch_is_left_as_it_is(source: Source):

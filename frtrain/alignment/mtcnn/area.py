@@ -57,9 +57,13 @@ def summed_area_table(image: NDArray[np.uint8], device: torch.device) -> Tensor:
     """
     if device.type == "cpu":
         return torch.from_numpy(cv2.integral(cv2.cvtColor(image, cv2.COLOR_RGB2RGBA), sdepth=cv2.CV_32S))
-    height, width = image.shape[:2]  # an accelerator adds up faster than a table, 16 times the image, gets there
-    table = torch.zeros(height + 1, width + 1, CHANNELS, dtype=torch.int32, device=device)
-    pixels = torch.from_numpy(image).to(device)
+    return _added_up(torch.tensor(image, device=device))  # sooner done than a table, 16 times the image, gets there
+
+
+def _added_up(pixels: Tensor) -> Tensor:
+    """The table of `uint8 [H, W, 3]` by PyTorch's operations, on any device."""
+    height, width = pixels.shape[:2]
+    table = torch.zeros(height + 1, width + 1, CHANNELS, dtype=torch.int32, device=pixels.device)
     table[1:, 1:, :3] = pixels.cumsum(0, dtype=torch.int32).cumsum(1, dtype=torch.int32)
     return table
 

@@ -53,7 +53,7 @@ class _Candidates:
     boxes: Floats
     scores: Floats
 
-    def take(self, chosen: Indices | NDArray[np.bool_]) -> _Candidates:
+    def take(self, chosen: Indices) -> _Candidates:
         return _Candidates(self.images[chosen], self.boxes[chosen], self.scores[chosen])
 
     def per_image(self, choose: Callable[[slice], Indices]) -> Indices:
@@ -183,11 +183,11 @@ class Cascade:
     ) -> tuple[_Candidates, Floats]:
         """Candidates in which a network sees a face, with its probabilities, and its other outputs `[N, 4 or 14]`."""
         corners = pixels_of(candidates.boxes, *sizes[candidates.images].T)
-        inside = (corners[:, 2:] > corners[:, :2]).all(1)
+        inside = np.flatnonzero((corners[:, 2:] > corners[:, :2]).all(1))
         candidates, corners = candidates.take(inside), corners[inside]
         if len(corners) == 0:
             return candidates, np.empty((0, 14), np.float32)
         outputs = network(tables.crops(candidates.images, corners, crop_size)).cpu().numpy()
-        outputs = outputs[passed := outputs[:, 0] > np.float32(threshold)]
-        candidates = candidates.take(passed)
+        passed = np.flatnonzero(outputs[:, 0] > np.float32(threshold))
+        candidates, outputs = candidates.take(passed), outputs[passed]
         return _Candidates(candidates.images, candidates.boxes, outputs[:, 0].copy()), outputs[:, 1:]

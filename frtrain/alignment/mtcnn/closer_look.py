@@ -22,6 +22,10 @@ SURROUNDINGS = 2.5
 LEAST_OVERLAP = 0.4
 """Intersection over union with the box from which a face in the surroundings is taken for the same one."""
 
+LARGEST_MOVE = 3.0
+"""Mean distance in searched pixels from the points first found, beyond which the closer look is not believed. What is
+gained is one to two pixels; of 100 faces of LFW one moved by 17, its brows taken for eyes."""
+
 
 def look_closer(
     cascade: Cascade, photographs: list[NDArray[np.uint8]], boxes: list[NDArray[np.float64]]

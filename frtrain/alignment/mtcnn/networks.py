@@ -39,7 +39,7 @@ class _Trunk:
     """
 
     def __init__(self, state: Mapping[str, Tensor], pools: list[int], device: torch.device):
-        self._layers = []
+        self._layers: list[tuple[Tensor, Tensor, Tensor, int]] = []
         inputs = CHANNELS
         for number, pool in enumerate(pools, start=1):
             weight, bias = state[f"conv{number}.weight"], state[f"conv{number}.bias"]
@@ -47,7 +47,8 @@ class _Trunk:
             outputs = -(-len(weight) // _VECTOR) * _VECTOR
             weight = _padded(_padded(weight, 1, inputs), 0, outputs)
             weight = weight.to(device).contiguous(memory_format=torch.channels_last)
-            self._layers.append((weight, *(_padded(v, 0, outputs).to(device) for v in (bias, slope)), pool))
+            bias, slope = (_padded(values, 0, outputs).to(device) for values in (bias, slope))
+            self._layers.append((weight, bias, slope, pool))
             inputs = outputs
 
     def __call__(self, pixels: Tensor) -> Tensor:

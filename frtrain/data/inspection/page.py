@@ -33,6 +33,8 @@ PROBLEMS = 100
 SHEET_SIDE = 100
 """Pixels of an image on the contact sheet."""
 
+SENTENCE = 1000
+
 CAPTION = 60
 """Characters of a name below a thumbnail."""
 
@@ -85,7 +87,7 @@ def _render(
             if summary.looked_at
             else [(f"{summary.images:,}", "images"), (f"{summary.identities:,}", "identities")]
         ),
-        *(f'<p class="note">{escape(sentence)}</p>' for sentence in known),
+        *(f'<p class="note">{escape(shortened(sentence, SENTENCE))}</p>' for sentence in known),
         _problems(source, summary),
         f'<div class="facts">{table([(escape(name), escape(text)) for name, text in [*facts(summary), ("made", made)]])}</div>',
         "<h2>Images per identity</h2>",

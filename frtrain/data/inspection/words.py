@@ -36,7 +36,7 @@ def facts(summary: Summary) -> list[tuple[str, str]]:
     told.append(
         ("most images", ", ".join(f"{shortened(name, 60)} ({images:,})" for name, images in per_identity.largest[:3]))
     )
-    told.append(("fingerprint", summary.fingerprint))
+    told.append(("fingerprint", shortened(summary.fingerprint)))
     if 0 < summary.looked_at < summary.images:
         told.append(("looked at", f"{summary.looked_at:,} images, evenly spread; all below is about these"))
     if summary.bytes is not None:

@@ -30,6 +30,9 @@ Layout = Literal["auto", "top_folder", "parent_folder", "file_name"]
 WORTH_KEEPING = 10_000
 """Images from which on the index is kept: fewer are found again in a moment."""
 
+FEW, MANY = 5, 50
+"""So few identities with so many folders each are more often the parts of a data set, as `train` and `test`."""
+
 INDEX_VERSION = "1"
 """Of the arrays that are kept, and of the rules by which they are made."""
 
@@ -190,6 +193,12 @@ def _notes(tree: Tree, layout: Layout) -> Iterator[str]:
     if tree.others:
         listed = ", ".join(f"{count} {suffix}" for suffix, count in tree.others.most_common(5))
         yield f"files that are not images are left out: {listed}"
+    identities = {folder.partition("/")[0] for folder in tree.images if folder}
+    if layout == "top_folder" and 0 < len(identities) <= FEW and len(tree.images) >= MANY * len(identities):
+        yield (
+            f"{len(identities)} identities ({', '.join(sorted(identities))}) have {len(tree.images)} folders of images: if "
+            "those are the identities, data.root is a folder too high, or data.layout=parent_folder is meant"
+        )
     if layout != "file_name" and "" in tree.images:
         strays = tree.images[""].split("\0")
         yield f"{len(strays)} images outside identity folders are left out, e.g. {strays[0]}"

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from frtrain.data.inspection.measures import FORMATS, MEASURES, is_grey, measure_file, measure_pixels, sharpness_of
-from frtrain.data.inspection.perceptual_hash import grey_of
 
 
 def measured(image: np.ndarray, data: bytes = b"") -> np.void:
@@ -28,8 +27,8 @@ def test_sharpness_is_the_variance_of_the_laplacian():
     assert sharpness_of(grey) == pytest.approx((around - 4 * grey.astype(float)).var(), rel=1e-6)
 
 
-def test_blur_lowers_sharpness(pictures):
-    grey = grey_of(pictures.draw(1))
+def test_blur_lowers_sharpness():
+    grey = np.random.default_rng(1).integers(0, 256, (112, 112), dtype=np.uint8)
     assert sharpness_of(cv2.GaussianBlur(grey, (0, 0), 3)) < 0.2 * sharpness_of(grey)
 
 

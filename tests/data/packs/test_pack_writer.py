@@ -82,6 +82,7 @@ def test_same_images_give_the_same_bytes(tmp_path: Path, kind: Kind, listed_sour
     assert tree(tmp_path / "one") == tree(tmp_path / "two")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("small_steps")
 @pytest.mark.parametrize("kind", KINDS)
 def test_kill_at_any_file_operation_leads_to_the_same_pack(

@@ -141,6 +141,19 @@ def test_images_outside_identity_folders_are_told(tmp_path: Path, caplog: pytest
     assert "stray.jpg" in caplog.text
 
 
+def test_a_root_that_is_a_folder_too_high_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    for part in ("train", "test"):
+        for number in range(50):
+            path = tmp_path / part / f"person {number}" / "1.jpg"
+            path.parent.mkdir(parents=True)
+            path.touch()
+    assert len(folder(tmp_path).classes) == 2
+    assert "2 identities (test, train) have 100 folders of images" in caplog.text
+    caplog.clear()
+    assert len(folder(tmp_path, layout="parent_folder").classes) == 100
+    assert not caplog.text
+
+
 def test_a_missing_folder_is_an_error_that_names_it(tmp_path: Path):
     with pytest.raises(DataError, match=r"data\.root=.*nowhere: no such folder"):
         folder(tmp_path / "nowhere")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -78,7 +78,7 @@ class Summary:
         several_faces: photographs in which a face had to be chosen.
         unknown_landmarks: lines of the landmarks' file that name no photograph.
         pack: what is in the pack; None where crops are files, or it is not complete.
-        left_to_others: photographs of other ranks that were not done yet; None: this process saw the end of all.
+        left_to_others: photographs that other ranks had left to do; None: this process saw the end of all.
     """
 
     listing: Listing
@@ -131,9 +131,10 @@ def align(request: Request, watcher: Watcher | None = None) -> Summary:
             _check_pack_takes(request, report, len(pending))
             watcher.start(len(share), len(share) - len(pending))
             assignments = _assignments(request, listing, landmarks, report, pending)
-            for record in _records(request, assignments, stop):
-                report.append(record)
-                watcher.advance(record)
+            with closing(_records(request, assignments, stop)) as done_now:
+                for record in done_now:
+                    report.append(record)
+                    watcher.advance(record)
             records = report.records
             left = sum(path not in records for path in share)
             if stop.signal is not None and left:
@@ -143,11 +144,11 @@ def align(request: Request, watcher: Watcher | None = None) -> Summary:
                 )
             pack = partial(_packed, request, settings, report.is_packed, stop, watcher)
             plan = pack([records[path] for path in photographs]) if request.rank.alone else None
-        whole: dict[str, Record] | None = records
+        left_to_others: int | None = None
         if not request.rank.alone:
-            whole, plan = _finish(request, photographs, pack, stop)
-    of_whom = share if whole is None else photographs
-    done = [(whole or records)[path] for path in of_whom]
+            everything, plan, left_to_others = _finish(request, photographs, pack, stop)
+            records = everything if left_to_others is None else records
+    done = [records[path] for path in (share if left_to_others is not None else photographs)]
     return Summary(
         listing=listing,
         outcomes=Counter(record.outcome for record in done),
@@ -157,7 +158,7 @@ def align(request: Request, watcher: Watcher | None = None) -> Summary:
         several_faces=sum(record.faces > 1 for record in done),
         unknown_landmarks=landmarks.unknown if landmarks else 0,
         pack=plan,
-        left_to_others=sum(path not in records for path in photographs) if whole is None else None,
+        left_to_others=left_to_others,
     )
 
 
@@ -207,7 +208,9 @@ def _assignments(
     return [Assignment(path, outputs[path], points.get(path)) for path in pending]
 
 
-def _records(request: Request, assignments: list[Assignment | Record], stop: StopRequest) -> Iterator[Record]:
+def _records(
+    request: Request, assignments: list[Assignment | Record], stop: StopRequest
+) -> Generator[Record, None, None]:
     """One record per photograph, its crop written; ends early, after the batch in hand, on a stop request."""
 
     def stopped() -> bool:
@@ -244,23 +247,24 @@ def _finish(
     photographs: list[str],
     pack: Callable[[list[Record]], PackPlan | None],
     stop: StopRequest,
-) -> tuple[dict[str, Record] | None, PackPlan | None]:
+) -> tuple[dict[str, Record], PackPlan | None, int | None]:
     """What the last rank does: one report of the parts, and the pack.
 
     Returns:
-        The records of all photographs, None where other ranks are not done with theirs; and what is in the pack.
+        The records that there are by now; what is in the pack; how many photographs other ranks have left to do, None
+        if this was the last rank. (0 where another one is just ending, or where no locks tell who is the last.)
     """
     try:
-        with finishing(request.target, stop):
-            if others_at_work(request.target):
-                return None, None
+        with finishing(request.target, stop) as certain:
+            at_work = others_at_work(request.target)
             records = read_brief(request.target)
-            if any(path not in records for path in photographs):
-                return None, None
+            left = sum(path not in records for path in photographs)
+            if left or at_work or not certain:
+                return records, None, left
             gather_parts(request.target)
             plan = pack([records[path] for path in photographs])
             (request.target / FINISHING_NAME).unlink(missing_ok=True)
-            return records, plan
+            return records, plan, None
     except OSError as error:
         raise unwritable(request.target, error) from None
 

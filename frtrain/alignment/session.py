@@ -16,7 +16,15 @@ from typing import Any
 from frtrain.alignment.report import REPORT_NAME, Record, ReportWriter, gather_report, part_files, read_lines
 from frtrain.alignment.shards import ALONE, Rank
 from frtrain.alignment.spool import Spool
-from frtrain.alignment.target import FINISHING_NAME, check_owner, check_settings, lock, unwritable, write_settings
+from frtrain.alignment.target import (
+    FINISHING_NAME,
+    check_owner,
+    check_settings,
+    is_certain,
+    lock,
+    unwritable,
+    write_settings,
+)
 from frtrain.data.packs.target import PACK
 from frtrain.data.packs.writer import forget as forget_pack
 from frtrain.errors import ConfigError, DataError
@@ -96,7 +104,7 @@ def open_report(
 def _open_alone(target: Path, settings: Mapping[str, Any], redo: bool, held: list[int]) -> tuple[Report, ReportWriter]:
     held.append(_locked(target, target))
     for part in part_files(target):
-        os.close(_locked(part, target))
+        os.close(_locked(part, target, flags=os.O_RDWR))
     (target / FINISHING_NAME).unlink(missing_ok=True)
     check_owner(target)
     if redo:
@@ -143,8 +151,11 @@ def read_brief(target: Path) -> dict[str, Record]:
 
 
 @contextmanager
-def finishing(target: Path, stop: StopRequest | None = None) -> Iterator[None]:
+def finishing(target: Path, stop: StopRequest | None = None) -> Iterator[bool]:
     """What is done within this context is done by one rank at a time. No call of one process alone runs meanwhile.
+
+    Yields:
+        Whether that is certain: it is not on a file system without locks.
 
     Raises:
         StoppedError: a stop signal came while this one waited.
@@ -165,7 +176,7 @@ def finishing(target: Path, stop: StopRequest | None = None) -> Iterator[None]:
     held = [descriptor]
     try:
         held.append(_locked(target, target, shared=True))
-        yield
+        yield is_certain(descriptor)
     finally:
         _release(held)
 
@@ -173,7 +184,7 @@ def finishing(target: Path, stop: StopRequest | None = None) -> Iterator[None]:
 def others_at_work(target: Path) -> bool:
     """Whether another rank writes to its part of the report. Asked within `finishing`, after this one's is closed."""
     for part in part_files(target):
-        descriptor = lock(part)
+        descriptor = lock(part, flags=os.O_RDWR)
         if descriptor is None:
             return True
         os.close(descriptor)
@@ -210,8 +221,8 @@ class _Done:
         return (self._target / record.output).is_file()
 
 
-def _locked(path: Path, target: Path, shared: bool = False) -> int:
-    descriptor = lock(path, shared)
+def _locked(path: Path, target: Path, shared: bool = False, flags: int = os.O_RDONLY) -> int:
+    descriptor = lock(path, shared, flags)
     if descriptor is None:
         raise DataError(f"target={target} is in use by another `frtrain align`: wait for it, or stop it")
     return descriptor

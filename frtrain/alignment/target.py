@@ -48,6 +48,15 @@ def lock(path: Path, shared: bool = False, flags: int = os.O_RDONLY) -> int | No
     return descriptor
 
 
+def is_certain(descriptor: int) -> bool:
+    """Whether a lock that `lock` gave is one: the file system knows locks."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
 def check_owner(target: Path) -> None:
     """See that the folder is empty or was made by `frtrain align`.
 

@@ -20,7 +20,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from multiprocessing import connection, get_context
+from multiprocessing import connection, forkserver, get_context
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -116,6 +116,7 @@ def align_in_processes(
     """
     context = get_context("forkserver")  # a plain fork would copy this process's threads' locks and open files
     context.set_forkserver_preload([__name__])
+    _start_server()
     team: list[_Worker] = []
     try:
         for number in range(workers):
@@ -130,6 +131,19 @@ def align_in_processes(
             worker.connection.close()
             worker.process.kill()  # it has ended already, unless this is an error or a second Ctrl-C
             worker.process.join()
+
+
+def _start_server() -> None:
+    """Start what workers are forked from; a Ctrl-C while it imports torch is this process's business alone."""
+    if threading.current_thread() is not threading.main_thread():
+        forkserver.ensure_running()
+        return
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in STOP_SIGNALS}  # what is ignored is inherited
+    try:
+        forkserver.ensure_running()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 class _Dealer:

@@ -152,8 +152,8 @@ def summary_lines(summary: Summary, request: Request, seconds: float) -> list[st
     total, outcomes, rank = summary.outcomes.total(), summary.outcomes, request.rank
     if summary.left_to_others is not None:
         return [
-            f"Rank {rank.number} of {rank.count}: its {total} photographs are done, {summary.now} now, in {seconds:.0f} s; "
-            f"{summary.left_to_others} of other ranks were not done yet when it ended. The last one ends the report."
+            f"Rank {rank.number} of {rank.count}: its {total} photographs are done, {summary.now} now, in {seconds:.0f} s. "
+            f"Other ranks had {summary.left_to_others} left; the last one to end completes the report, or the next call."
         ]
     by_whom = "" if rank.alone else f" by rank {rank.number}, the last one"
     lines = [

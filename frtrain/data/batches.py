@@ -113,17 +113,20 @@ class BatchMaker(Dataset[Decoded]):
         keys = decoded.task.keys
         samples = keys.samples.tolist()
         words = sample_words(self.seed, torch.from_numpy(keys.epochs), torch.from_numpy(keys.samples)).tolist()
-        unreadable = []
-        for row, (sample, word, image) in enumerate(zip(samples, words, self._images(samples), strict=True)):
-            if isinstance(image, ImageError):
+        unreadable: list[int] = []
+        for row, (sample, word, found) in enumerate(zip(samples, words, self._images(samples), strict=True)):
+            image: Pixels | None
+            if isinstance(found, ImageError):
                 if self.on_corrupt == "error":
-                    return image
-                decoded.corrupt.append(str(image))
+                    return found
+                decoded.corrupt.append(str(found))
                 image = self._replacement(sample, word, decoded.corrupt)
-                if image is None:
-                    unreadable.append(row)
-                    continue
-            pixels[row] = self.augmentation(image, SampleRandom(word))
+            else:
+                image = found
+            if image is None:
+                unreadable.append(row)
+            else:
+                pixels[row] = self.augmentation(image, SampleRandom(word))
         if len(unreadable) == len(pixels) > 0:
             return DataError(
                 f"none of the {len(pixels)} images of a batch can be read; the first: {decoded.corrupt[0]}"

@@ -123,7 +123,7 @@ class PackSuite:
                     f"suite.path={self.path}: all {len(pack)} pairs are {kind}; verification needs both kinds"
                 )
             first: dict[bytes, int] = {}
-            names = []
+            names: list[str] = []
             rows = np.empty(len(pack.images), dtype=np.int64)
             for at, image in enumerate(pack.images):
                 rows[at] = first.setdefault(image, len(first))

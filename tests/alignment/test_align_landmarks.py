@@ -17,9 +17,7 @@ from frtrain.alignment.report import read_report
 from frtrain.alignment.transform import TEMPLATES
 from frtrain.errors import ConfigError, DataError
 
-HEADER = (
-    "path,left_eye_x,left_eye_y,right_eye_x,right_eye_y,nose_x,nose_y,left_mouth_x,left_mouth_y,right_mouth_x,right_mouth_y"
-)
+HEADER = "path,left_eye_x,left_eye_y,right_eye_x,right_eye_y,nose_x,nose_y,left_mouth_x,left_mouth_y,right_mouth_x,right_mouth_y"
 SHORT = "path,x1,y1,x2,y2,x3,y3,x4,y4,x5,y5"
 TEMPLATE = TEMPLATES["arcface_112"]
 NUMBERS = ",".join(str(value) for value in TEMPLATE.ravel())
@@ -99,7 +97,9 @@ def test_crops_follow_the_given_points_and_no_detector_is_built(tmp_path: Path) 
 def test_photographs_without_a_line_are_detected(tmp_path: Path) -> None:
     source = write(tmp_path / "source", {"a.png": FACE, "b.png": FACE, "c.png": FACELESS})
     detector = MarkedDetector()
-    summary = run(source, tmp_path / "target", detector, landmarks=table(tmp_path, f"a.png,{NUMBERS}", f"z.png,{NUMBERS}"))
+    summary = run(
+        source, tmp_path / "target", detector, landmarks=table(tmp_path, f"a.png,{NUMBERS}", f"z.png,{NUMBERS}")
+    )
     assert summary.outcomes == Counter(aligned=2, skipped=1)
     assert sum(detector.calls) == 2
     assert summary.unknown_landmarks == 1

@@ -11,13 +11,24 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from marked_photographs import FACELESS, LoggingDetector, MarkedDetector, files, request, run, write, write_many
+from marked_photographs import (
+    FACELESS,
+    LethalDetector,
+    LoggingDetector,
+    MarkedDetector,
+    files,
+    request,
+    run,
+    write,
+    write_many,
+)
 
+from frtrain.alignment import session
 from frtrain.alignment.pipeline import align
 from frtrain.alignment.report import read_report
 from frtrain.alignment.session import finishing, open_report
 from frtrain.alignment.shards import Rank
-from frtrain.errors import ConfigError, DataError
+from frtrain.errors import ConfigError, DataError, FrtrainError
 from frtrain.signals import StoppedError, StopRequest
 
 CONTEXT = multiprocessing.get_context("forkserver")
@@ -166,3 +177,22 @@ def test_rank_that_waits_for_the_end_can_be_stopped(tmp_path: Path) -> None:
 def test_ranks_cannot_redo(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="redo=true"):
         run(write_many(tmp_path / "source", 1, 1), tmp_path / "target", redo=True, rank=Rank(0, 2))
+
+
+def test_without_file_locks_the_end_is_left_to_the_next_call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, target = write_many(tmp_path / "source", 2, 3), tmp_path / "target"
+    with monkeypatch.context() as patched:
+        patched.setattr(session, "is_certain", lambda descriptor: False)
+        for number in range(2):
+            assert run(source, target, rank=Rank(number, 2)).left_to_others is not None
+    assert len(list(target.glob("align.rank*"))) == 2
+    assert run(source, target).earlier == 6
+    assert not list(target.glob("align.rank*"))
+
+
+def test_killed_worker_of_a_rank_stops_no_other_rank(tmp_path: Path) -> None:
+    source, target = write_many(tmp_path / "source"), tmp_path / "target"
+    with pytest.raises(FrtrainError, match="SIGKILL"):
+        run(source, target, LethalDetector(number=0), workers=2, rank=Rank(0, 2))
+    run(source, target, rank=Rank(1, 2))
+    assert run(source, target, rank=Rank(0, 2)).outcomes == Counter(aligned=60)

@@ -21,6 +21,7 @@ from frtrain.alignment.transform import TEMPLATES
 from frtrain.errors import ConfigError, DataError
 from frtrain.signals import StoppedError
 
+
 def test_crops_keep_the_folders_and_every_photograph_has_a_line(tmp_path: Path) -> None:
     names = ["flat.png", "Ana/1.png", "Žofie/deep/é 2.jpg"]
     source = write(tmp_path / "source", dict.fromkeys(names, 9))

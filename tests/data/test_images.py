@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from frtrain.data import images
-from frtrain.data.images import read_image, write_png_or_jpeg
+from frtrain.data.images import read_file, read_image, write_png_or_jpeg
 from frtrain.errors import ImageError
 
 RED = (200, 30, 40)
@@ -92,6 +92,12 @@ def test_a_pipe_is_refused_instead_of_waited_for(tmp_path: Path):
     os.mkfifo(tmp_path / "pipe.jpg")
     with pytest.raises(ImageError, match="is not a regular file"):
         read_image(tmp_path / "pipe.jpg")
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="no /proc here")
+def test_a_file_whose_size_is_not_known_beforehand_is_read_whole():
+    assert read_file("/proc/self/status").endswith(b"\n")
+    assert len(read_file("/proc/self/status")) > 100
 
 
 def test_an_exif_block_of_rubbish_is_ignored(tmp_path: Path):

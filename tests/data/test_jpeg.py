@@ -11,7 +11,7 @@ from PIL import Image
 
 from frtrain.data import images
 from frtrain.data.images import decode_image
-from frtrain.data.jpeg import ordinary_size, decode_ordinary_jpeg, decoder
+from frtrain.data.jpeg import decode_ordinary_jpeg, decoder, ordinary_size
 from frtrain.errors import ImageError
 
 LIMIT = 10**6

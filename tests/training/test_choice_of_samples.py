@@ -9,8 +9,10 @@ import pytest
 import torch
 
 from frtrain.auxiliary.pairs import PairsLoss
+from frtrain.config import TrainConfig
 from frtrain.errors import CheckpointError, ConfigError
 from frtrain.training.checkpoint import read_checkpoint
+from frtrain.training.resume import _compare as check_same_configuration
 from frtrain.training.run_folder import RunFolder, checkpoint_of
 
 SmallRun = Callable[..., tuple[int, RunFolder]]
@@ -49,6 +51,19 @@ def test_another_choice_of_samples_is_another_run(small_run: SmallRun, override:
     small_run("run", "trainer.max_steps=2")
     with pytest.raises(CheckpointError, match=rf"another configuration \({override.partition('=')[0]}\.\w+: \w+ then"):
         small_run("run", "trainer.max_steps=4", override)
+
+
+def test_a_checkpoint_from_before_there_were_samplers_can_be_resumed(
+    small_run: SmallRun, small_config: Callable[..., TrainConfig]
+):
+    _, folder = small_run("run", "trainer.max_steps=2")
+    checkpoint = read_checkpoint(checkpoint_of(folder.path))
+    for key in ("sampler", "device_augment"):
+        del checkpoint.config[key]
+    del checkpoint.config["trainer"]["on_corrupt"]
+    check_same_configuration(checkpoint, small_config())
+    with pytest.raises(CheckpointError, match=r"sampler\.name: shuffled then, class_balanced now"):
+        check_same_configuration(checkpoint, small_config("sampler=class_balanced"))
 
 
 def test_a_class_balanced_run_trains_and_goes_on(small_run: SmallRun):

@@ -145,9 +145,10 @@ class ParquetFiles:
             chunks = here.groups.pop(group, None)
             if chunks is None:
                 chunks = self._read_group(group)
+                here.bytes_kept += _bytes(chunks)
             here.groups[group] = chunks  # the latest used stand last
-            while len(here.groups) > 1 and sum(_bytes(kept) for kept in here.groups.values()) > self.cache_bytes:
-                del here.groups[next(iter(here.groups))]
+            while len(here.groups) > 1 and here.bytes_kept > self.cache_bytes:
+                here.bytes_kept -= _bytes(here.groups.pop(next(iter(here.groups))))
         for chunk in chunks:
             if at < len(chunk):
                 value: bytes | None = chunk[at].as_py()
@@ -204,6 +205,7 @@ class _Here:
         self.lock = threading.Lock()
         self.files: dict[int, Any] = {}
         self.groups: dict[int, list[Any]] = {}
+        self.bytes_kept = 0
 
 
 @contextmanager

@@ -77,8 +77,8 @@ def find_duplicates(scan: Scan, labels: NDArray[np.int64], distance: int | None)
         labels: `int64 [N]` of the whole source.
         distance: bits in which the 64-bit perceptual hashes of near duplicates may differ; None: they are not looked for.
     """
-    read = np.flatnonzero(scan.measures["readable"])
-    measures, indices = scan.measures[read], scan.indices[read]
+    read = scan.readable()
+    measures = read.measures
     roots: dict[Kind, NDArray[np.int64]] = {}
     if len(read) and (measures["bytes"] > 0).all():
         roots["file"] = _roots_of_equal(measures["file_digest"])
@@ -88,9 +88,9 @@ def find_duplicates(scan: Scan, labels: NDArray[np.int64], distance: int | None)
         first = np.flatnonzero((roots["pixels"] == own) & (measures["contrast"] >= FEATURELESS))
         near = first[near_duplicates(measures["hash"][first], distance, measures["fine_hash"][first])]
         roots["near"] = connected_groups(len(read), np.concatenate([np.stack([own, roots["pixels"]], axis=1), near]))
-    of_images = labels[indices]
+    of_images = labels[read.indices]
     levels = tuple(_level(kind, *_groups(root), of_images) for kind, root in roots.items())
-    return Duplicates(levels, _listed(roots, indices, of_images))
+    return Duplicates(levels, _listed(roots, read.indices, of_images))
 
 
 def _roots_of_equal(digests: NDArray[np.uint64]) -> NDArray[np.int64]:

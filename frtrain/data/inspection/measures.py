@@ -33,7 +33,7 @@ MEASURES = np.dtype(
         ("fine_hash", "u8", (4,)),
     ]
 )
-"""One image in 111 bytes.
+"""One image in 103 bytes.
 
     readable: it was decoded; otherwise all but format, bytes and file_digest is 0.
     grey: R = G = B in every pixel.

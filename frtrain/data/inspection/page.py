@@ -14,7 +14,7 @@ from frtrain import __version__
 from frtrain.data.inspection.contact_sheet import COLUMNS, contact_sheet, sheet_rows, thumbnail
 from frtrain.data.inspection.document import image_name
 from frtrain.data.inspection.summary import Summary
-from frtrain.data.inspection.words import KINDS, MEASURES, facts, number, problem_words, shortened, size_rows
+from frtrain.data.inspection.words import KINDS, facts, number, problem_words, shortened, size_rows
 from frtrain.data.source import Source
 from frtrain.page import ACCENT, figure, headline, page, table
 
@@ -88,8 +88,9 @@ def _render(
             else [(f"{summary.images:,}", "images"), (f"{summary.identities:,}", "identities")]
         ),
         *(f'<p class="note">{escape(shortened(sentence, SENTENCE))}</p>' for sentence in known),
-        _problems(source, summary),
+        f'<p class="warning">{escape(problem_words(summary))}</p>' if summary.faults else "",
         f'<div class="facts">{table([(escape(name), escape(text)) for name, text in [*facts(summary), ("made", made)]])}</div>',
+        _problems(source, summary),
         "<h2>Images per identity</h2>",
         _histogram([(bar.label, bar.identities) for bar in summary.per_identity.histogram], "images", "identities"),
         '<div class="names numbers">',
@@ -114,15 +115,14 @@ def _problems(source: Source, summary: Summary) -> str:
         for fault in summary.faults[:PROBLEMS]
     ]
     more = len(summary.faults) - len(rows)
-    return (
-        f'<p class="warning">{escape(problem_words(summary))}</p><div class="names">{table(rows, ("image", ""))}</div>'
-        + (f'<p class="note">and {more:,} more</p>' if more else "")
+    return f'<h2>Cannot be used</h2><div class="names">{table(rows, ("image", "reason"))}</div>' + (
+        f'<p class="note">and {more:,} more</p>' if more else ""
     )
 
 
 def _measures(summary: Summary) -> str:
     rows = [
-        (escape(MEASURES[name]), *(number(value) for value in spread.percentiles.values()))
+        (escape(name), *(number(value) for value in spread.percentiles.values()))
         for name, spread in summary.measures.items()
     ]
     sizes = [(escape(size), f"{images:,}") for size, images in size_rows(summary)]

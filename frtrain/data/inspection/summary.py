@@ -152,8 +152,8 @@ def summarize(source: Source, scan: Scan, distance: int | None) -> Summary:
         scan: what was measured.
         distance: as `find_duplicates`.
     """
-    read = scan.measures["readable"]
-    good, indices = scan.measures[read], scan.indices[read]
+    read = scan.readable()
+    good = read.measures
     stored = scan.measures["bytes"][scan.measures["bytes"] > 0]
     kinds = np.bincount(scan.measures["format"][scan.measures["bytes"] > 0], minlength=len(FORMATS))
     return Summary(
@@ -169,7 +169,7 @@ def summarize(source: Source, scan: Scan, distance: int | None) -> Summary:
         bytes=Spread.of(stored) if len(stored) else None,
         measures={name: Spread.of(good[name]) for name in ("brightness", "contrast", "sharpness")} if len(good) else {},
         extremes=tuple(
-            Extreme(name, measure, _outermost(good[measure], indices, sign)) for name, measure, sign in EXTREMES
+            Extreme(name, measure, _outermost(good[measure], read.indices, sign)) for name, measure, sign in EXTREMES
         ),
         grey=int(good["grey"].sum()),
         featureless=int((good["contrast"] < FEATURELESS).sum()),

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+from frtrain.data.encoded import CROP_SIZE
 from frtrain.data.inspection.groups import Kind
 from frtrain.data.inspection.summary import Summary
 from frtrain.data.manifest import escaped
 
 KINDS: dict[Kind, str] = {"file": "same file", "pixels": "same pixels", "near": "nearly the same"}
-
-MEASURES = {"brightness": "brightness", "contrast": "contrast", "sharpness": "sharpness"}
 
 SIZES = 8
 """Different sizes that are told."""
@@ -68,9 +67,9 @@ def problem_words(summary: Summary) -> str:
     """How many images training would refuse, and why."""
     unreadable = summary.looked_at - summary.readable
     foreign = len(summary.faults) - unreadable
-    parts = [f"{unreadable:,} cannot be read"] if unreadable else []
-    parts += [f"{foreign:,} are no 112x112 crops"] if foreign else []
-    return f"Of {summary.looked_at:,} images {' and '.join(parts)}; training would stop at them."
+    parts = [f"{unreadable:,} unreadable"] if unreadable else []
+    parts += [f"{foreign:,} of another size than {CROP_SIZE}x{CROP_SIZE}"] if foreign else []
+    return f"{summary.looked_at:,} images: {', '.join(parts)}. Training would stop at them."
 
 
 def shortened(name: str, most: int = LONGEST_NAME) -> str:

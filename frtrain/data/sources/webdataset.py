@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from frtrain.data.encoded import EncodedSource
 from frtrain.data.formats.open_files import OpenFiles
-from frtrain.data.formats.tar_index import COMPRESSED, refusal_of_compressed, walk
+from frtrain.data.formats.tar_index import COMPRESSED, Members, refusal_of_compressed, walk
 from frtrain.data.images import EXTENSIONS
 from frtrain.data.index_cache import load_index, save_index, stamp_of
 from frtrain.data.label_texts import LabelTexts
@@ -190,7 +190,8 @@ def _index(shards: list[Path], class_file: Path) -> _Index:
 def _walk_all(shards: list[Path], class_file: Path) -> _Index:
     where = str(shards[0].parent if len(shards) > 1 else shards[0])
     texts = LabelTexts()
-    samples = [_samples(path, texts) for path in shards]
+    known: dict[bytes, int] = {}  # codes of the contents of .cls members
+    samples = [_samples(path, texts, known) for path in shards]
     members = _joined([shard.members for shard in samples])
     codes = np.concatenate([shard.codes for shard in samples])
     if not len(codes):
@@ -204,8 +205,8 @@ def _walk_all(shards: list[Path], class_file: Path) -> _Index:
             f"{where}: {int((codes < 0).sum())} of {len(codes)} images have no label, e.g. {members[at]}: expected a "
             f".cls beside it, or a .json with one of {', '.join(_LABEL_KEYS)}"
         )
-    known = read_classes(class_file) if not label_is_folder and class_file.exists() else None
-    classes = texts.classes(where, known)
+    names = read_classes(class_file) if not label_is_folder and class_file.exists() else None
+    classes = texts.classes(where, names)
     hashes = np.concatenate([shard.hashes for shard in samples])
     return _Index(
         members=members,
@@ -231,48 +232,82 @@ class _ShardSamples:
     hashes: NDArray[np.int64]
 
 
-def _samples(path: Path, texts: LabelTexts) -> _ShardSamples:
+def _samples(path: Path, texts: LabelTexts, known: dict[bytes, int]) -> _ShardSamples:
     """Walk a shard and group its members to samples by the name up to the first dot."""
-    images: dict[str, int] = {}  # rows of the lists, by key
-    members: list[str] = []
-    offsets: list[int] = []
-    sizes: list[int] = []
-    labels: dict[str, int] = {}
-    known: dict[bytes, int] = {}  # codes of the contents of .cls members
+    grouping = _Grouping(path, texts, known)
     for found in walk(path, content_of=(".cls", ".json")):
-        for name, offset, size, content in zip(found.names, found.offsets, found.sizes, found.contents, strict=True):
-            folder, slash, file = name.rpartition("/")
-            key, dot, ending = file.partition(".")
-            if not key or not dot:  # hidden, or without an ending
-                continue
-            if slash:
-                key = folder + slash + key
-            if content is None:
-                if ending in _IMAGE_ENDINGS or ending.lower() in _IMAGE_ENDINGS:
-                    if images.setdefault(key, len(members)) != len(members):
-                        raise DataError(f"{path}: sample '{key}' has two images: {members[images[key]]} and {name}")
-                    members.append(name)
-                    offsets.append(offset)
-                    sizes.append(size)
-            elif ending == "cls":
-                code = known.get(content)
-                if code is None:
-                    code = known[content] = texts.code(_cls_label(content, path, name))
-                labels[key] = code
-            elif ending == "json" and key not in labels:
-                label = _json_label(content, path, name)
-                if label is not None:
-                    labels[key] = texts.code(label)
-    without_image = len(labels.keys() - images.keys()) if len(labels) != len(images) else 0
+        if not grouping.add_pairs(found):
+            grouping.add(found)
+    without_image = len(grouping.labels.keys() - grouping.images) if len(grouping.labels) != len(grouping.images) else 0
     if without_image:
         log.warning("%s: %d samples have a label but no image, and are left out", path, without_image)
     return _ShardSamples(
-        members=Names.of(members),
-        offsets=np.array(offsets, dtype=np.int64),
-        sizes=np.array(sizes, dtype=np.int64),
-        codes=np.array([labels.get(key, -1) for key in images], dtype=np.int64),
-        hashes=np.array([hash(member) for member in members], dtype=np.int64),
+        members=Names.of(grouping.members),
+        offsets=np.array(grouping.offsets, dtype=np.int64),
+        sizes=np.array(grouping.sizes, dtype=np.int64),
+        codes=np.array([grouping.labels.get(key, -1) for key in grouping.images], dtype=np.int64),
+        hashes=np.array([hash(member) for member in grouping.members], dtype=np.int64),
     )
+
+
+class _Grouping:
+    """The samples of one shard, as its members come."""
+
+    def __init__(self, path: Path, texts: LabelTexts, known: dict[bytes, int]):
+        self.path, self.texts, self.known = path, texts, known
+        self.images: dict[str, str] = {}  # members by key, in their order
+        self.members: list[str] = []
+        self.offsets: list[int] = []
+        self.sizes: list[int] = []
+        self.labels: dict[str, int] = {}  # codes by key
+
+    def add_pairs(self, found: Members) -> bool:
+        """Add members that are image and .cls in turn, as nearly all are, at once; False if they are something else."""
+        joined = "\0" + "\0".join(found.names)
+        if joined.count(".") != len(found.names) or "/." in joined or "\0." in joined or len(found.names) % 2:
+            return False
+        first = int(found.names[0].endswith(".cls"))
+        images, labels, contents = found.names[first::2], found.names[1 - first :: 2], found.contents[1 - first :: 2]
+        keys = [image[:-4] for image in images]
+        if not {image[-4:] for image in images} <= {".jpg", ".png"} or [f"{key}.cls" for key in keys] != labels:
+            return False
+        if not self.images.keys().isdisjoint(keys) or len(set(keys)) != len(keys):
+            return False
+        self.images.update(zip(keys, images, strict=True))
+        self.members += images
+        self.offsets += found.offsets[first::2]
+        self.sizes += found.sizes[first::2]
+        codes = [self._cls_code(content or b"", name) for content, name in zip(contents, labels, strict=True)]
+        self.labels.update(zip(keys, codes, strict=True))
+        return True
+
+    def add(self, found: Members) -> None:
+        """Add members of any kind."""
+        for name, offset, size, content in zip(found.names, found.offsets, found.sizes, found.contents, strict=True):
+            folder, slash, file = name.rpartition("/")
+            stem, dot, ending = file.partition(".")
+            if not stem or not dot:  # hidden, or without an ending
+                continue
+            key = folder + slash + stem
+            if content is None:
+                if ending.lower() in _IMAGE_ENDINGS:
+                    if self.images.setdefault(key, name) is not name:
+                        raise DataError(f"{self.path}: sample '{key}' has two images: {self.images[key]} and {name}")
+                    self.members.append(name)
+                    self.offsets.append(offset)
+                    self.sizes.append(size)
+            elif ending == "cls":
+                self.labels[key] = self._cls_code(content, name)
+            elif ending == "json" and key not in self.labels:
+                label = _json_label(content, self.path, name)
+                if label is not None:
+                    self.labels[key] = self.texts.code(label)
+
+    def _cls_code(self, content: bytes, name: str) -> int:
+        code = self.known.get(content)
+        if code is None:
+            code = self.known[content] = self.texts.code(_cls_label(content, self.path, name))
+        return code
 
 
 def _cls_label(content: bytes, path: Path, name: str) -> str:

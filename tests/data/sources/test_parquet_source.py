@@ -245,13 +245,12 @@ def test_one_row_group_is_kept_whatever_its_size(tmp_path: Path, monkeypatch: py
 
 
 def test_wasteful_row_groups_are_told_with_their_size(tmp_path: Path, caplog: pytest.LogCaptureFixture):
-    rows = pa.array([random.Random(row).randbytes(1 << 20) for row in range(20)])
-    columns = {"image": rows, "label": list(range(20))}
-    opened(table(tmp_path / "large.parquet", columns, group=10), cache_mebibytes=64)
-    opened(table(tmp_path / "small.parquet", columns, group=2), cache_mebibytes=1)
+    columns = {"image": pa.array([random.Random(row).randbytes(8192) for row in range(512)]), "label": list(range(512))}
+    opened(table(tmp_path / "large.parquet", columns, group=256), cache_mebibytes=64)
+    opened(table(tmp_path / "small.parquet", columns, group=100), cache_mebibytes=1)
     assert not caplog.text
-    opened(tmp_path / "large.parquet", cache_mebibytes=8)
-    assert r"row groups hold 10 images (10 MiB) on average" in caplog.text
+    opened(tmp_path / "large.parquet", cache_mebibytes=1)
+    assert "row groups hold 256 images (2.0 MiB) on average" in caplog.text
     assert "python -m frtrain convert" in caplog.text
 
 

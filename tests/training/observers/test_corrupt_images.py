@@ -108,6 +108,7 @@ def collecting(rank: int, folder: str) -> None:
     dist.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_process_0_lists_what_all_processes_have_met(tmp_path: Path):
     multiprocessing.spawn(collecting, (str(tmp_path),), nprocs=2)
     assert json.loads((tmp_path / "0.json").read_text()) == [0, 3, 4]

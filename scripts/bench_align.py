@@ -8,6 +8,7 @@ Three contenders take turns for `--rounds` rounds, at the same number of threads
 at a time, the same in batches (of images of one size, which is all it takes), and `detector=mtcnn` as configured, without
 its second search and closer looks, which facenet-pytorch has no match for; `with them` is the configured detector. Ratios
 are medians over the rounds of ratios within a round, so that other work on the machine touches both sides alike.
+The processor time of an image is that of all threads, those that wait for each other included.
 Faces differ if their number in an image does, or if a box or a point is more than a pixel apart.
 
 `--photos` wants a folder with `training_with_face_landmarks.xml` in dlib's format: boxes and 68 landmarks (iBUG) in photographs.
@@ -110,21 +111,26 @@ def compare(images: list[Image], rounds: int, batch: int, device: torch.device) 
     expected, found = contenders["facenet-pytorch, one by one"](), ours(plain)
     report_differences(expected, found)
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
+    processor_seconds: dict[str, list[float]] = {name: [] for name in contenders}
     for _ in range(rounds):
         for name, run in contenders.items():
-            started = time.perf_counter()
+            started, processor_started = time.perf_counter(), time.process_time()
             run()
             seconds[name].append(time.perf_counter() - started)
+            processor_seconds[name].append(time.process_time() - processor_started)
     one_by_one, batched, *_ = contenders
     print(f"{len(images)} images, {torch.get_num_threads()} threads, batches of {batch}, {rounds} rounds")
-    print("| detector | images/s, median | to one by one | to batched |\n|---|---|---|---|")
+    print(
+        "| detector | images/s, median | to one by one | to batched | processor ms per image |\n|---|---|---|---|---|"
+    )
     for name, times in seconds.items():
         ratios = [
             statistics.median(other / own for other, own in zip(seconds[reference], times, strict=True))
             for reference in (one_by_one, batched)
         ]
         speed = len(images) / statistics.median(times)
-        print(f"| {name} | {speed:.1f} | {ratios[0]:.2f} × | {ratios[1]:.2f} × |")
+        busy = 1000 * statistics.median(processor_seconds[name]) / len(images)
+        print(f"| {name} | {speed:.1f} | {ratios[0]:.2f} × | {ratios[1]:.2f} × | {busy:.1f} |")
 
 
 def stacks_of_one_size(images: list[Image]) -> list[NDArray[np.uint8]]:

@@ -14,7 +14,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from frtrain.commands.convert_pairs import Bars, is_verification_pack, pack_pairs, unpack_pairs
-from frtrain.config_files import completed
+from frtrain.config_files import completed, option_values
 from frtrain.data import SOURCES
 from frtrain.data.encoded import EncodedSource
 from frtrain.data.packs import PACK, Facts, Kind, Shards, open_pack
@@ -173,13 +173,13 @@ def _specification(config: Config) -> dict[str, Any]:
         raise ConfigError(f"source={config.source}: data={spec['name']} reads no folder; leave source out")
     if not has_root:
         spec.pop("root", None)
-    elif spec.get("root") is None:
+    elif spec.get("root") is None and option_values("data", str(spec["name"])).get("root") is not None:
         raise ConfigError("source: a value is required; set it with source=...")
     return spec
 
 
 def _root(spec: dict[str, Any]) -> Path | None:
-    return Path(str(spec["root"])).expanduser() if "root" in spec else None
+    return None if spec.get("root") is None else Path(str(spec["root"])).expanduser()
 
 
 def _source(config: Config) -> EncodedSource:

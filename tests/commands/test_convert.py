@@ -117,6 +117,16 @@ def test_several_data_sets_become_one_pack(faces: Path, crops_folder: Callable[.
     assert len(opened(tmp_path / "pack")) == 16
 
 
+def test_list_of_a_folder_pack_keeps_its_order(faces: Path, tmp_path: Path) -> None:
+    call(faces, tmp_path / "rec", "recordio")
+    call(tmp_path / "rec", tmp_path / "folder", "folder")
+    listing = tmp_path / "folder" / "images.lst"
+    convert.run(config("data=list", f"data.list={listing}", f"target={tmp_path / 'a'}", "to=recordio"))
+    call(listing, tmp_path / "b", "recordio")
+    for name in ("a", "b"):
+        assert (tmp_path / name / "train.rec").read_bytes() == (tmp_path / "rec" / "train.rec").read_bytes()
+
+
 def test_second_call_copies_nothing(faces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for _ in range(2):
         call(faces, tmp_path / "pack", "recordio")

@@ -10,7 +10,7 @@ import torch
 from omegaconf import OmegaConf
 
 from frtrain.config import TrainConfig
-from frtrain.data import folder as folder_source
+from frtrain.data.sources import folder as folder_source
 from frtrain.deploy.embedder import load_embedder
 from frtrain.errors import ConfigError, DataError, FrtrainError, TrainingError
 from frtrain.training.checkpoint import read_checkpoint

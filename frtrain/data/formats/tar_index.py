@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -106,8 +107,10 @@ def walk(path: Path, content_of: tuple[str, ...] = ()) -> Iterator[Members]:
             so that it would lie outside. Names the shard and the byte.
     """
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a pipe would be waited for
         try:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise DataError(f"{path}: is not a regular file")
             yield from _Walk(path, descriptor, content_of).members()
         finally:
             os.close(descriptor)

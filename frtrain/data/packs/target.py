@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -154,10 +155,16 @@ def sync_folder(folder: Path) -> None:
 
 def unwritable(target: Path, error: OSError) -> DataError:
     """The error for a target on which a write failed: no permission, no room."""
-    file = f" ({Path(os.fsdecode(error.filename)).name})" if error.filename else ""
+    file = error.filename2 or error.filename
+    named = "" if file is None else f" ({os.fsdecode(file)!r})"
+    if error.errno == errno.ENAMETOOLONG:
+        return DataError(
+            f"target={target}: a name is longer than this file system allows{named}: choose to=recordio or to=webdataset, "
+            "which keep names in a list, or rename it in the source"
+        )
     return DataError(
-        f"target={target} cannot be written: {error.strerror or error}{file}. Choose a folder with room that you may "
-        "write to, or make room; what is done is kept, and the same command goes on from there"
+        f"target={target} cannot be written: {error.strerror or error}{named}. Choose a folder with room that you may write "
+        "to, or make room; what is done is kept, and the same command goes on from there"
     )
 
 

@@ -59,6 +59,8 @@ class ListSource(EncodedSource):
             raise DataError("data.list: a text file is required; set it with data.list=...")
         self.list = Path(list).expanduser()
         self.root = Path(os.path.abspath(Path(root).expanduser() if root else self.list.parent))  # noqa: PTH100 (links stay)
+        if self.list.exists() and not self.list.is_file():
+            raise DataError(f"data.list={list}: is not a text file")
         if not self.root.is_dir():
             raise DataError(f"data.root={self.root}: no such folder")
         self.links = links

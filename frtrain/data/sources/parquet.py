@@ -164,16 +164,19 @@ class ParquetSource(EncodedSource):
 
 
 def _files(root: Path) -> list[Path]:
-    if root.is_dir():
+    if not root.is_dir():
+        if not root.is_file():
+            raise DataError(f"data.root={root}: no such folder or parquet file")
+        return [root]
+    try:
         paths = sorted(
             path for path in root.iterdir() if path.suffix.lower() == ".parquet" and path.name[0] not in "._"
         )
-        if not paths:
-            raise DataError(f"data.root={root} has no parquet files: expected {root}/*.parquet")
-        return paths
-    if not root.exists():
-        raise DataError(f"data.root={root}: no such folder or parquet file")
-    return [root]
+    except OSError as error:
+        raise DataError(f"data.root={root}: cannot be listed ({error.strerror})") from None
+    if not paths:
+        raise DataError(f"data.root={root} has no parquet files: expected {root}/*.parquet")
+    return paths
 
 
 def _class_label_names(metadata: dict[bytes, bytes], column: str) -> list[str] | None:

@@ -140,18 +140,21 @@ class _Index:
 
 
 def _shards(root: Path) -> list[Path]:
-    if root.is_dir():
+    if not root.is_dir():
+        if not root.exists():
+            raise DataError(f"data.root={root}: no such folder or tar file")
+        return [root]
+    try:
         files = sorted(path for path in root.iterdir() if not path.name.startswith("."))
-        for path in files:
-            if path.suffix in COMPRESSED and (path.suffix == ".tgz" or ".tar" in path.suffixes):
-                raise refusal_of_compressed(path, path.suffix)
-        shards = [path for path in files if path.suffix.lower() == ".tar"]
-        if not shards:
-            raise DataError(f"data.root={root} has no shards: expected {root}/*.tar")
-        return shards
-    if not root.exists():
-        raise DataError(f"data.root={root}: no such folder or tar file")
-    return [root]
+    except OSError as error:
+        raise DataError(f"data.root={root}: cannot be listed ({error.strerror})") from None
+    for path in files:
+        if path.suffix in COMPRESSED and (path.suffix == ".tgz" or ".tar" in path.suffixes):
+            raise refusal_of_compressed(path, path.suffix)
+    shards = [path for path in files if path.suffix.lower() == ".tar"]
+    if not shards:
+        raise DataError(f"data.root={root} has no shards: expected {root}/*.tar")
+    return shards
 
 
 def _index(shards: list[Path], class_file: Path) -> _Index:
@@ -306,11 +309,11 @@ class _Grouping:
     def _cls_code(self, content: bytes, name: str) -> int:
         code = self.known.get(content)
         if code is None:
-            code = self.known[content] = self.texts.code(_cls_label(content, self.path, name))
+            code = self.known[content] = self.texts.code(_label(content, self.path, name))
         return code
 
 
-def _cls_label(content: bytes, path: Path, name: str) -> str:
+def _label(content: bytes, path: Path, name: str) -> str:
     label = content.decode("utf-8", "surrogateescape").strip()
     if not label or len(label) > _LONGEST_LABEL:
         raise DataError(f"{path}: {name} is no label: {len(label)} characters; expected a number or an identity's name")
@@ -326,8 +329,8 @@ def _json_label(content: bytes, path: Path, name: str) -> str | None:
         return None
     for key in _LABEL_KEYS:
         value = record.get(key)
-        if isinstance(value, (int, str)) and not isinstance(value, bool) and value != "":
-            return str(value)[:_LONGEST_LABEL]
+        if isinstance(value, (int, str)) and not isinstance(value, bool):
+            return _label(str(value).encode("utf-8", "surrogatepass"), path, name)
     return None
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import os
 import tarfile
 from pathlib import Path
 
@@ -140,6 +141,12 @@ def test_an_archive_without_members_is_told(tmp_path: Path):
 
 def test_a_missing_file_is_told(tmp_path: Path):
     with pytest.raises(DataError, match=r"a\.tar: cannot be read \(No such file"):
+        index_shard(tmp_path / "a.tar")
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path):
+    os.mkfifo(tmp_path / "a.tar")
+    with pytest.raises(DataError, match=r"a\.tar: is not a regular file"):
         index_shard(tmp_path / "a.tar")
 
 

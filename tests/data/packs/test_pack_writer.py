@@ -292,6 +292,14 @@ def test_change_after_writing_is_found_by_reading_back(
         check_written(pack, facts, tmp_path / "pack", StopRequest(), lambda images, size: None)
 
 
+@pytest.mark.parametrize("name", [f"Ana/{'n' * 252}.jpg", f"Ana/{'n' * 256}/1.jpg"])
+def test_name_too_long_for_a_file_is_told(tmp_path: Path, name: str, listed_source: Any) -> None:
+    source = listed_source([(b"\xff\xd8", 0, name), (b"\xff\xd8", 1, "Bo/1.jpg")], ["Ana", "Bo"])
+    with pytest.raises(DataError, match=r"longer than this file system allows \('.*nnn.*to=recordio"):
+        write("folder", tmp_path / "folder", source)
+    write("recordio", tmp_path / "rec", source)
+
+
 def test_shards_are_bounded_by_images_and_by_bytes(tmp_path: Path, listed_source: Any, opened: Any) -> None:
     source = listed_source(20)
     for name, shards in {"images": Shards(images=7), "bytes": Shards(bytes=7 * 2048)}.items():

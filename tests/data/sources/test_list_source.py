@@ -174,6 +174,13 @@ def test_a_pipe_is_not_waited_for(tmp_path: Path):
         opened("a.jpg 0\nb.jpg 1\n", tmp_path).encoded(0)
 
 
+@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo])
+def test_a_list_that_is_no_file_is_told(tmp_path: Path, make):
+    make(tmp_path / "list.txt")
+    with pytest.raises(DataError, match=r"data\.list=.*list\.txt: is not a text file"):
+        opened_again(tmp_path)
+
+
 def test_a_repeated_line_is_left_out_and_told_each_time(tmp_path: Path, caplog: pytest.LogCaptureFixture):
     opened("a.jpg 0\nb.jpg 1\n./a.jpg 0\na.jpg 0.0\n", tmp_path)
     assert "2 lines name an image that an earlier line names" in caplog.text

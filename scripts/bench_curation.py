@@ -128,7 +128,7 @@ def planted_and_found(
 def surveyed(embeddings: NDArray[np.float16], labels: NDArray[np.int64], prefix: str) -> Surveyed:
     """Divided into dominant groups as `frtrain curate` does."""
     names, labels = np.unique(labels, return_inverse=True)
-    embedded = Embedded(embeddings, np.zeros(len(labels), np.uint64), np.ones(len(labels), bool))
+    embedded = Embedded(embeddings, np.zeros((len(labels), 5), np.uint64), np.ones(len(labels), bool))
     return survey(Labelled(labels.astype(np.int64), [f"{prefix} {name}" for name in names]), embedded, 0.01)
 
 

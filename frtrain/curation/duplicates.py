@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from frtrain.curation.findings import Duplicates, Overlap
 from frtrain.curation.search import Surveyed
@@ -18,8 +19,9 @@ def find_duplicates(data: Surveyed, distance: int) -> list[Duplicates]:
         data: the data set.
         distance: largest number of differing bits of two perceptual hashes.
     """
-    images = np.flatnonzero(data.embedded.readable)
-    root = connected_groups(len(images), near_duplicates(data.embedded.hashes[images], distance))
+    images = pictures(data)
+    hashes = data.embedded.hashes[images]
+    root = connected_groups(len(images), near_duplicates(hashes[:, 0], distance, hashes[:, 1:]))
     fit = np.nan_to_num(data.centres.fit, nan=-1.0)
     labels, classes = data.source.labels, data.source.classes
     order = np.argsort(root, kind="stable")
@@ -35,10 +37,9 @@ def find_duplicates(data: Surveyed, distance: int) -> list[Duplicates]:
 
 def find_shared_photographs(training: Surveyed, test: Surveyed, distance: int) -> list[Overlap]:
     """Identities of the two sets that have nearly the same photograph, one finding per pair of identities."""
-    mine = np.flatnonzero(training.embedded.readable)
-    theirs = np.flatnonzero(test.embedded.readable)
+    mine, theirs = pictures(training), pictures(test)
     hashes = np.concatenate([training.embedded.hashes[mine], test.embedded.hashes[theirs]])
-    pairs = np.sort(near_duplicates(hashes, distance), axis=1)
+    pairs = np.sort(near_duplicates(hashes[:, 0], distance, hashes[:, 1:]), axis=1)
     across = pairs[(pairs[:, 0] < len(mine)) & (pairs[:, 1] >= len(mine))]
     labels = np.unique(
         np.stack(
@@ -60,3 +61,8 @@ def find_shared_photographs(training: Surveyed, test: Surveyed, distance: int) -
         )
         for one, other in labels
     ]
+
+
+def pictures(data: Surveyed) -> NDArray[np.int64]:
+    """Numbers of the images that show something: the hash of an even surface is 0."""
+    return np.flatnonzero(data.embedded.readable & (data.embedded.hashes[:, 0] != 0))

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from frtrain.data.inspection.duplicates import perceptual_hash
+from frtrain.data.inspection.perceptual_hash import grey_of, hashes_of_grey
 from frtrain.data.source import Source
 from frtrain.errors import DataError, ImageError
 from frtrain.evaluation.embed import Embed, normalised
@@ -23,6 +23,7 @@ from frtrain.signals import StoppedError, StopRequest
 
 READING_THREADS = 4
 BATCHES_BETWEEN_NOTES = 20
+HASH_WORDS = 5
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Embedded:
 
     Attributes:
         embeddings: `float16 [N, d]` of length 1, read from the disk as needed; zeros for an unreadable image.
-        hashes: `uint64 [N]`, perceptual hashes; 0 for an unreadable image.
+        hashes: `uint64 [N, 5]`, perceptual hashes (`hashes_of_grey`); zeros for an unreadable image.
         readable: `bool [N]`.
     """
 
@@ -115,7 +116,7 @@ class _Arrays:
 
         self._files = (
             array("embeddings", np.float16, (count, width)),
-            array("hashes", np.uint64, (count,)),
+            array("hashes", np.uint64, (count, HASH_WORDS)),
             array("readable", np.bool_, (count,)),
         )
         self.embeddings: NDArray[np.float16]
@@ -123,9 +124,9 @@ class _Arrays:
         self.readable: NDArray[np.bool_]
         self.embeddings, self.hashes, self.readable = self._files
 
-    def put(self, indices: list[int], rows: NDArray[np.float32], hashes: list[int]) -> None:
+    def put(self, indices: list[int], rows: NDArray[np.float32], hashes: list[NDArray[np.uint64]]) -> None:
         self.embeddings[indices] = rows
-        self.hashes[indices] = np.array(hashes, dtype=np.uint64)
+        self.hashes[indices] = np.stack(hashes)
         self.readable[indices] = True
 
     def flush(self) -> None:
@@ -143,15 +144,15 @@ def _read_note(path: Path) -> dict[str, Any]:
 
 def _read(
     source: Source, indices: range, pool: ThreadPoolExecutor
-) -> tuple[list[NDArray[np.uint8]], list[int], list[int]]:
+) -> tuple[list[NDArray[np.uint8]], list[int], list[NDArray[np.uint64]]]:
     """The readable images of a batch, their places in it and their hashes."""
 
-    def read(index: int) -> tuple[NDArray[np.uint8], int] | None:
+    def read(index: int) -> tuple[NDArray[np.uint8], NDArray[np.uint64]] | None:
         try:
             image = source.image(index)
         except ImageError:
             return None
-        return image, perceptual_hash(image)
+        return image, hashes_of_grey(grey_of(image))
 
     found = list(islice(pool.map(read, indices), len(indices)))
     good = [place for place, item in enumerate(found) if item is not None]

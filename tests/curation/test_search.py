@@ -41,7 +41,7 @@ def embeddings(identities: int = IDENTITIES, seed: int = 0) -> np.ndarray:
 
 def surveyed(rows: np.ndarray, labels: np.ndarray, classes: list[str] | None = None) -> Surveyed:
     classes = classes or [f"person {label}" for label in range(int(labels.max()) + 1)]
-    hashes = np.random.default_rng(1).integers(0, 2**64, len(rows), dtype=np.uint64)
+    hashes = np.random.default_rng(1).integers(0, 2**64, (len(rows), 5), dtype=np.uint64)
     embedded = Embedded(rows.astype(np.float16), hashes, np.ones(len(rows), bool))
     return survey(Faces(labels, classes), embedded, outlier_share=0.01)
 
@@ -115,7 +115,8 @@ def test_clean_data_have_no_findings_but_a_few_outliers():
 
 def test_of_nearly_equal_images_the_best_fitting_one_is_kept():
     data = surveyed(embeddings(10), LABELS[: 10 * IMAGES])
-    data.embedded.hashes[[3, 70]] = np.uint64(0b1011), np.uint64(0b1010)
+    data.embedded.hashes[70] = data.embedded.hashes[3]
+    data.embedded.hashes[70, 0] ^= np.uint64(0b11)
     data.centres.fit[[3, 70]] = 0.5, 0.6
     (group,) = find_duplicates(data, 2)
     assert group.images == (70, 3)
@@ -124,7 +125,7 @@ def test_of_nearly_equal_images_the_best_fitting_one_is_kept():
 
 def test_a_photograph_in_both_sets_tells_of_an_overlap():
     data, test = (surveyed(embeddings(10, seed), LABELS[: 10 * IMAGES]) for seed in (0, 1))
-    test.embedded.hashes[:] = np.random.default_rng(2).integers(0, 2**64, len(test.source), dtype=np.uint64)
+    test.embedded.hashes[:] = np.random.default_rng(2).integers(0, 2**64, (len(test.source), 5), dtype=np.uint64)
     test.embedded.hashes[9] = data.embedded.hashes[20]
     (overlap,) = find_shared_photographs(data, test, 4)
     assert (overlap.identity, overlap.other, overlap.by) == ("person 2", "person 1", "photograph")

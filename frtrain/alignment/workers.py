@@ -184,9 +184,12 @@ class _Dealer:
             raise self._failure
 
     def _deal(self, worker: _Worker) -> None:
-        """See that the worker has enough for two batches, and that all end at about the same time."""
-        while self._waiting and len(worker.in_hand) < 2 * self._batch_size:
-            count = max(1, min(self._batch_size, len(self._waiting) // self._workers))
+        """See that the worker has enough for two batches, never more, and that all end at about the same time.
+
+        What it has in hand is what a kill of this process can cost: its records may be on their way, not yet written.
+        """
+        while self._waiting and (room := 2 * self._batch_size - len(worker.in_hand)) > 0:
+            count = max(1, min(room, self._batch_size, len(self._waiting) // self._workers))
             chunk = [self._waiting.popleft() for _ in range(min(count, len(self._waiting)))]
             worker.in_hand.update(dict.fromkeys(assignment.path for assignment in chunk))
             worker.tell(chunk)

@@ -1,7 +1,6 @@
 """Where everything is in a tar shard, found by walking its headers: what random access needs.
 
-Written from POSIX 1003.1 (`ustar`, `pax`) and the GNU tar manual (`L` records, base-256 numbers). Python's `tarfile`
-reads whole records into memory before it looks at them, and takes ten times as long.
+Written from POSIX 1003.1 (`ustar`, `pax`) and the GNU tar manual (`L` records, base-256 numbers).
 """
 
 from __future__ import annotations

@@ -249,7 +249,7 @@ def _samples(path: Path, texts: LabelTexts, known: dict[bytes, int]) -> _ShardSa
         offsets=np.array(grouping.offsets, dtype=np.int64),
         sizes=np.array(grouping.sizes, dtype=np.int64),
         codes=np.array([grouping.labels.get(key, -1) for key in grouping.images], dtype=np.int64),
-        hashes=np.array([hash(member) for member in grouping.members], dtype=np.int64),
+        hashes=np.array([hash(_plain(member)) for member in grouping.members], dtype=np.int64),
     )
 
 
@@ -332,6 +332,10 @@ def _json_label(content: bytes, path: Path, name: str) -> str | None:
         if isinstance(value, (int, str)) and not isinstance(value, bool):
             return _label(str(value).encode("utf-8", "surrogatepass"), path, name)
     return None
+
+
+def _plain(member: str) -> str:
+    return relative_name(member) if "./" in member or "//" in member else member
 
 
 def _first_folder(member: str, where: str) -> str:

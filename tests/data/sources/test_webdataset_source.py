@@ -136,8 +136,9 @@ def test_a_label_that_classes_txt_does_not_name_is_an_error(tmp_path: Path):
 
 
 def test_the_same_member_in_two_shards_has_two_names(tmp_path: Path):
-    for name in ("a.tar", "b.tar"):
-        shard(tmp_path / name, {"0.jpg": picture(0), "0.cls": b"5", **two("6")})
+    for name, start in (("a.tar", ""), ("b.tar", "./")):
+        members = {"0.jpg": picture(0), "0.cls": b"5", **two("6")}
+        shard(tmp_path / name, {start + member: data for member, data in members.items()})
     source = opened(tmp_path)
     assert [source.name(index) for index in range(4)] == ["5/a/0.jpg", "6/a/more.jpg", "5/b/0.jpg", "6/b/more.jpg"]
 

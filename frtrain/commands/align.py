@@ -37,6 +37,7 @@ torchrun --nproc-per-node=8 -m frtrain align source=/photos target=/crops
 
 _NAMED_AT_MOST = 5
 _MOST_WORKERS_OF_A_GPU = 16
+_CORES_OF_ONE_PROCESS = 2
 
 
 class Config(Section):
@@ -103,13 +104,16 @@ def check(config: Config) -> None:
 
 
 def choose_workers(workers: Literal["auto"] | int, device: torch.device, machine: Hardware | None = None) -> int:
-    """Processes that align for this rank. A GPU is fed by several; on a CPU each of its cores has one."""
+    """Processes that align for this rank. A GPU is fed by several; on a CPU of more than two cores each core has one.
+
+    On two cores they were measured to gain nothing (docs/alignment.md): MTCNN itself searches two images at a time.
+    """
     if workers != "auto":
         return workers
     machine = machine or this_machine()
     cores = max(1, machine.cores_usable // machine.local_ranks)
     if device.type == "cpu":
-        return cores if cores > 1 else 0
+        return cores if cores > _CORES_OF_ONE_PROCESS else 0
     return max(1, min(_MOST_WORKERS_OF_A_GPU, cores - 1))
 
 

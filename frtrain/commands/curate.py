@@ -27,13 +27,13 @@ from frtrain.curation.search import (
     find_mislabelled,
     find_overlaps,
     find_splits,
-    name_of,
     survey,
 )
 from frtrain.data import SOURCES, Source
+from frtrain.data.encoded import image_name
 from frtrain.data.exclusion import Exclusion, write_exclusions
 from frtrain.data.selection import select
-from frtrain.data.subset import check_source
+from frtrain.data.soundness import check_source
 from frtrain.errors import ConfigError, DataError
 from frtrain.evaluation.references import Embedder
 from frtrain.files import make_writable_folder, write_atomically
@@ -136,7 +136,7 @@ def _surveyed(
     columns = (TextColumn(f"embedding {name}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task("", total=len(source))
-        identity = {"model": embedder.description, "data": source.fingerprint}
+        identity = {"model": embedder.fingerprint, "data": source.fingerprint}
         embedded = embed_source(
             embedder.embed, source, folder, name, config.batch_size, identity, lambda count: bar.advance(task, count)
         )
@@ -183,11 +183,11 @@ def _write_lists(folder: Path, findings: Findings, data: Surveyed, sure: bool) -
             if sure
         ],
         "duplicates": [
-            Exclusion("image", name_of(source, image), f"nearly the same as {name_of(source, group.images[0])}")
+            Exclusion("image", image_name(source, image), f"nearly the same as {image_name(source, group.images[0])}")
             for group in findings.duplicates
             for image in group.images[1:]
         ],
-        "unreadable": [Exclusion("image", name_of(source, image), "unreadable") for image in findings.unreadable],
+        "unreadable": [Exclusion("image", image_name(source, image), "unreadable") for image in findings.unreadable],
     }
     for kind, exclusions in kinds.items():
         path = folder / f"exclude_{kind}.txt"

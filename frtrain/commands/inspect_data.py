@@ -19,9 +19,10 @@ from rich.table import Table
 
 from frtrain.config import SubsetConfig
 from frtrain.data import SOURCES
+from frtrain.data.encoded import image_name
 from frtrain.data.images import encode_png_or_jpeg
 from frtrain.data.inspection.contact_sheet import SheetOf, contact_sheet, sheet_rows
-from frtrain.data.inspection.document import document, image_name
+from frtrain.data.inspection.document import document
 from frtrain.data.inspection.page import html_page
 from frtrain.data.inspection.scan import choose_processes, sample, scan
 from frtrain.data.inspection.summary import Bar, Summary, summarize

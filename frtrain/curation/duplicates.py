@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from frtrain.curation.findings import Duplicates, Overlap
 from frtrain.curation.search import Surveyed
 from frtrain.data.inspection.duplicates import connected_groups, near_duplicates
+from frtrain.data.inspection.groups import groups_of
 
 
 def find_duplicates(data: Surveyed, distance: int) -> list[Duplicates]:
@@ -24,14 +25,13 @@ def find_duplicates(data: Surveyed, distance: int) -> list[Duplicates]:
     root = connected_groups(len(images), near_duplicates(hashes[:, 0], distance, hashes[:, 1:]))
     fit = np.nan_to_num(data.centres.fit, nan=-1.0)
     labels, classes = data.source.labels, data.source.classes
-    order = np.argsort(root, kind="stable")
-    starts = np.flatnonzero(np.diff(root[order], prepend=-1))
+    members, starts, sizes = groups_of(root)
     found = []
-    for group in np.split(images[order], starts[1:]):
-        if len(group) > 1:
-            best_first = sorted(group.tolist(), key=lambda image: (-fit[image], image))
-            identities = dict.fromkeys(classes[labels[image]] for image in best_first)
-            found.append(Duplicates(tuple(best_first), tuple(identities)))
+    for start, size in zip(starts.tolist(), sizes.tolist(), strict=True):
+        group = images[members[start : start + size]].tolist()
+        best_first = sorted(group, key=lambda image: (-fit[image], image))
+        identities = dict.fromkeys(classes[labels[image]] for image in best_first)
+        found.append(Duplicates(tuple(best_first), tuple(identities)))
     return sorted(found, key=lambda duplicates: (-len(duplicates.identities), -len(duplicates.images)))
 
 

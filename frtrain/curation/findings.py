@@ -14,7 +14,7 @@ class Overlap:
         other: name in the test set.
         cosine: of the two dominant centres.
         doubt: probability that they are two people after all (`matches.doubts_of_best`).
-        by: `embedding`, `name` (equal names), or `both`.
+        by: `embedding`, `name` (equal ones, or one letter apart), `both`, or `photograph` (nearly the same in both sets).
     """
 
     identity: str

@@ -30,6 +30,8 @@ def nearest_centres(
         device: where the products are computed.
         own: `int64 [Q]`: a centre that each query may not be matched with.
 
+    The centres have to fit into the device's memory; queries and products come and go in blocks.
+
     Returns:
         Numbers `int64 [Q, k]` and cosines `float32 [Q, k]`, best first.
     """
@@ -38,22 +40,22 @@ def nearest_centres(
     if count < 1 or not len(queries):
         return np.empty((len(queries), 0), np.int64), np.empty((len(queries), 0), np.float32)
     numbers, cosines = [], []
+    on_device = torch.from_numpy(np.ascontiguousarray(centres)).to(device)
     for start in range(0, len(queries), ROWS):
         rows = torch.from_numpy(np.ascontiguousarray(queries[start : start + ROWS])).to(device)
         excluded = None if own is None else torch.from_numpy(own[start : start + ROWS]).to(device)
         best = torch.full((len(rows), count), -2.0, device=device)
         place = torch.zeros((len(rows), count), dtype=torch.int64, device=device)
         for first in range(0, len(centres), COLUMNS):
-            block = torch.from_numpy(np.ascontiguousarray(centres[first : first + COLUMNS])).to(device)
+            block = on_device[first : first + COLUMNS]
             scores = rows @ block.T
             if excluded is not None:
                 inside = (excluded >= first) & (excluded < first + len(block))
                 where = torch.nonzero(inside).flatten()
                 scores[where, excluded[where] - first] = -2.0
-            columns = torch.arange(first, first + len(block), device=device).expand(len(rows), -1)
-            both = torch.cat([best, scores], 1)
-            best, chosen = both.topk(count, dim=1)
-            place = torch.cat([place, columns], 1).gather(1, chosen)
+            best_here, columns = scores.topk(min(count, len(block)), dim=1)
+            best, chosen = torch.cat([best, best_here], 1).topk(count, dim=1)
+            place = torch.cat([place, columns + first], 1).gather(1, chosen)
         numbers.append(place.cpu().numpy())
         cosines.append(best.cpu().numpy())
     return np.concatenate(numbers), np.concatenate(cosines)

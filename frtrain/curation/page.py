@@ -12,7 +12,8 @@ from PIL import Image
 
 from frtrain import __version__
 from frtrain.curation.findings import Findings
-from frtrain.curation.search import Surveyed, name_of
+from frtrain.curation.search import Surveyed
+from frtrain.data.encoded import image_name
 from frtrain.errors import ImageError
 from frtrain.page import data_uri, headline, page
 
@@ -161,7 +162,7 @@ def _typical(data: Surveyed | None, identity: str, but: int | None = None) -> li
 
 
 def _picture(data: Surveyed, image: int) -> str:
-    name = _printable(name_of(data.source, image))
+    name = _printable(image_name(data.source, image))
     try:
         pixels = data.source.image(image)
     except ImageError:

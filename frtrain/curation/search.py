@@ -15,6 +15,7 @@ from frtrain.curation.embeddings import Embedded
 from frtrain.curation.findings import Merge, Mislabelled, Overlap, Split
 from frtrain.curation.likeness import same_names
 from frtrain.curation.matches import LEAST_GENUINE, believed, doubts_of_best, nearest_centres
+from frtrain.data.encoded import image_name
 from frtrain.data.source import Source
 
 STRANGERS = 200_000
@@ -22,6 +23,9 @@ STRANGERS = 200_000
 
 SUPPORTED = 0.5
 """A name with one letter different counts when the likeness is doubted less than this."""
+
+SUSPECTS_AT_ONCE = 65_536
+"""A poor model suspects every image of a data set; their embeddings need not all be in memory."""
 
 LEAST_MATCHES = 3
 """`doubts_of_best` needs three candidates."""
@@ -118,11 +122,13 @@ def find_overlaps(training: Surveyed, test: Surveyed, false_share: float, device
     for at in np.flatnonzero(accepted):
         pair = int(numbers[at, 0]), int(used[at])
         found[pair] = Overlap(mine[pair[0]], theirs[pair[1]], float(cosines[at, 0]), float(doubts[at]), "embedding")
+    row_of = np.full(len(theirs), -1, dtype=np.int64)
+    row_of[used] = np.arange(len(used))
     for one, other, exact in same_names(mine, theirs):
         cosine = float(training.centres.centre[one] @ test.centres.centre[other])
-        place = np.flatnonzero(used == other)
-        is_nearest = len(place) > 0 and cosines.shape[1] > 0 and numbers[place[0], 0] == one
-        doubt = float(doubts[place[0]]) if is_nearest else 1.0
+        row = row_of[other]
+        is_nearest = row >= 0 and cosines.shape[1] > 0 and numbers[row, 0] == one
+        doubt = float(doubts[row]) if is_nearest else 1.0
         if exact or doubt < SUPPORTED:
             by = "both" if (one, other) in found else "name"
             found[one, other] = Overlap(mine[one], theirs[other], cosine, doubt, by)
@@ -152,22 +158,35 @@ def image_cosines(data: Surveyed) -> NDArray[np.float32]:
 def find_mislabelled(data: Surveyed, device: torch.device) -> list[Mislabelled]:
     """Images that look no more like their identity than strangers do, the least like it first."""
     suspects = np.flatnonzero((data.centres.fit < data.outlier) & ~data.centres.dominant)
-    labels = data.source.labels[suspects]
-    numbers, cosines = nearest_centres(data.rows(suspects), data.centres.centre, 1, device, own=labels)
+    others, cosines = _nearest_others(data, suspects, device)
     found = []
-    for at in np.argsort(data.centres.fit[suspects], kind="stable"):
-        image, stands_out = int(suspects[at]), cosines.shape[1] > 0 and cosines[at, 0] >= data.same
+    for at in np.argsort(data.centres.fit[suspects], kind="stable").tolist():
+        image, stands_out = int(suspects[at]), cosines[at] >= data.same
         found.append(
             Mislabelled(
                 image,
-                name_of(data.source, image),
-                data.source.classes[labels[at]],
+                image_name(data.source, image),
+                data.source.classes[int(data.source.labels[image])],
                 float(data.centres.fit[image]),
-                data.source.classes[numbers[at, 0]] if stands_out else None,
-                float(cosines[at, 0]) if stands_out else None,
+                data.source.classes[int(others[at])] if stands_out else None,
+                float(cosines[at]) if stands_out else None,
             )
         )
     return found
+
+
+def _nearest_others(
+    data: Surveyed, images: NDArray[np.int64], device: torch.device
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """The identity besides its own that each image looks most like, and their cosine (-2 where there is none): `[n]`."""
+    others, cosines = np.zeros(len(images), np.int64), np.full(len(images), -2.0, np.float32)
+    for start in range(0, len(images), SUSPECTS_AT_ONCE):
+        part = images[start : start + SUSPECTS_AT_ONCE]
+        own = data.source.labels[part]
+        nearest, likeness = nearest_centres(data.rows(part), data.centres.centre, 1, device, own=own)
+        if nearest.shape[1]:
+            others[start : start + len(part)], cosines[start : start + len(part)] = nearest[:, 0], likeness[:, 0]
+    return others, cosines
 
 
 def find_merges(data: Surveyed, false_share: float, device: torch.device) -> list[Merge]:
@@ -209,9 +228,3 @@ def find_splits(data: Surveyed, least_images: int, watch: Callable[[int], None] 
         if group.sum() >= least_images and cosine < data.same:
             found.append(Split(data.source.classes[label], tuple(int(image) for image in images[group]), cosine))
     return sorted(found, key=lambda split: split.cosine)
-
-
-def name_of(source: Source, index: int) -> str:
-    """The name by which an exclusion list knows an image."""
-    name = getattr(source, "name", None)
-    return str(name(index)) if name is not None else source.describe(index)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from frtrain.data.images import decode_image
 from frtrain.data.jpeg import decode_ordinary_jpeg
 from frtrain.data.preprocessing import Preprocessing
+from frtrain.data.source import Source
 from frtrain.errors import ImageError
 
 CROP_SIZE = Preprocessing().size
@@ -68,6 +69,11 @@ class EncodedSource(ABC):
         if image is not None and image.shape[0] == image.shape[1] == CROP_SIZE:
             return image  # without asking for a name, which takes longer than one would think
         return decode_crop(data, self.describe(index))
+
+
+def image_name(source: Source, index: int) -> str:
+    """The name by which lists know an image: `EncodedSource.name`, and how it is made where images are not stored."""
+    return source.name(index) if isinstance(source, EncodedSource) else source.describe(index)
 
 
 def decode_crop(data: bytes, where: str) -> NDArray[np.uint8]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,6 +13,8 @@ from numpy.typing import NDArray
 
 from frtrain.data.names import Names
 from frtrain.errors import DataError
+
+log = logging.getLogger(__name__)
 
 _NUMBER = re.compile(r"(-?[0-9]{1,18})(?:\.0*)?")  # im2rec writes labels as 12.000000
 
@@ -66,7 +70,10 @@ class LabelTexts:
 
 
 def numbered_classes(labels: NDArray[np.int64], where: str, names: Sequence[str] | None = None) -> Classes:
-    """Classes of labels that are numbers; `of_code` is the class of each of them. Arguments and errors as above."""
+    """Classes of labels that are numbers; `of_code` is the class of each of them. Arguments and errors as above.
+
+    Where two of these identities have one name, all are named by their numbers: an exclusion could not tell them apart.
+    """
     numbers, of_code = np.unique(labels, return_inverse=True)
     if len(numbers) and numbers[0] < 0:
         raise DataError(f"{where}: has the label {numbers[0]}; expected numbers from 0 on, or names of identities")
@@ -78,6 +85,10 @@ def numbered_classes(labels: NDArray[np.int64], where: str, names: Sequence[str]
         texts = [names[number] for number in numbers.tolist()]
         for text in texts:
             check_identity(text, where)
+        if len(set(texts)) < len(texts):
+            twice = next(text for text, times in Counter(texts).items() if times > 1)
+            log.warning("%s: several identities are called %r; all are named by their labels", where, twice)
+            texts = [str(number) for number in numbers.tolist()]
     return Classes(Names.of(texts), of_code.astype(np.int64), numbers)
 
 

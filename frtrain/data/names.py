@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
 from typing import overload
 
 import numpy as np
 from numpy.typing import NDArray
+
+TEXTS_AT_ONCE = 65_536
 
 
 class Names(Sequence[str]):
@@ -25,10 +28,12 @@ class Names(Sequence[str]):
 
     @classmethod
     def of(cls, texts: Iterable[str]) -> Names:
-        """Pack `texts`."""
-        encoded = [text.encode("utf-8", "surrogateescape") for text in texts]
-        ends = np.cumsum([len(text) for text in encoded], dtype=np.int64)
-        return cls(np.frombuffer(b"".join(encoded), dtype=np.uint8), ends)
+        """Pack `texts`, one after the other: they are never all in memory."""
+        block, ends = bytearray(), array("q")
+        for text in texts:
+            block += text.encode("utf-8", "surrogateescape")
+            ends.append(len(block))
+        return cls(np.frombuffer(block, dtype=np.uint8), np.array(ends, dtype=np.int64))
 
     def __len__(self) -> int:
         return len(self.ends)
@@ -43,3 +48,10 @@ class Names(Sequence[str]):
         at = range(len(self))[index]
         start = self.ends[at - 1] if at else 0
         return self.block[start : self.ends[at]].tobytes().decode("utf-8", "surrogateescape")
+
+    def __iter__(self) -> Iterator[str]:
+        start = 0
+        for first in range(0, len(self), TEXTS_AT_ONCE):
+            for end in self.ends[first : first + TEXTS_AT_ONCE].tolist():
+                yield self.block[start:end].tobytes().decode("utf-8", "surrogateescape")
+                start = end

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from frtrain.config import SubsetConfig
-from frtrain.data.encoded import EncodedSource
+from frtrain.data.encoded import EncodedSource, image_name
 from frtrain.data.exclusion import Exclusion, read_exclusions
 from frtrain.data.manifest import unescaped
 from frtrain.data.soundness import check_labels
@@ -196,7 +196,7 @@ def _excluded(path: str, source: Source) -> NDArray[np.bool_]:
     images = {item.name for item in exclusions if _is_of_image(item, label_of)}
     if identities:
         chosen = np.array([label_of[name] for name in identities], dtype=np.int64)
-        found |= _labels_in(chosen, len(label_of))[source.labels]
+        found |= _labels_in(chosen, len(source.classes))[source.labels]
     positions = _positions(images, source, label_of) if images else {}
     found[list(positions.values())] = True
     lost = [
@@ -219,12 +219,11 @@ def _is_of_image(item: Exclusion, label_of: dict[str, int]) -> bool:
 
 def _positions(names: set[str], source: Source, label_of: dict[str, int]) -> dict[str, int]:
     """Where the named images are; those that are nowhere are absent."""
-    name_of = source.name if isinstance(source, EncodedSource) else source.describe
     labels = {label_of[identity] for identity in map(_identity_part, names) if identity in label_of}
-    likely = np.flatnonzero(_labels_in(np.array(sorted(labels), dtype=np.int64), len(label_of))[source.labels])
+    likely = np.flatnonzero(_labels_in(np.array(sorted(labels), dtype=np.int64), len(source.classes))[source.labels])
 
     def among(indices: Iterable[int], wanted: set[str]) -> dict[str, int]:
-        return {name: index for index in indices if (name := name_of(index)) in wanted}
+        return {name: index for index in indices if (name := image_name(source, index)) in wanted}
 
     positions = among(likely.tolist(), names)
     if len(positions) < len(names):  # images are not always named after their identity

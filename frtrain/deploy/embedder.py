@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -30,6 +32,15 @@ class Embedder:
         self.preprocessing = preprocessing
         self.device = device
         self.description = description
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Of the weights: another training in the same place, of as many steps, has another."""
+        digest = hashlib.sha256()
+        for name, tensor in self.backbone.state_dict().items():
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+            digest.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        return digest.hexdigest()[:16]
 
     @torch.inference_mode()
     def embed(self, images: torch.Tensor) -> torch.Tensor:

@@ -17,10 +17,14 @@ class Embedder(Protocol):
     Attributes:
         preprocessing: what crops it expects.
         description: what it is, in one line.
+        fingerprint: short text that changes with the weights: embeddings that are kept belong to one.
     """
 
     preprocessing: Preprocessing
     description: str
+
+    @property
+    def fingerprint(self) -> str: ...  # noqa: D102 (see the class)
 
     def embed(self, images: torch.Tensor) -> torch.Tensor:
         """`uint8 [B, 3, H, W]` RGB -> `float32 [B, d]`."""
@@ -40,6 +44,7 @@ class PixelEmbedder:
     def __init__(self) -> None:
         self.preprocessing = Preprocessing()
         self.description = "pixels (grey 28x28, mean removed; nothing learned)"
+        self.fingerprint = "pixels"
 
     def embed(self, images: torch.Tensor) -> torch.Tensor:
         """`uint8 [B, 3, 112, 112]` -> `float32 [B, 784]`."""

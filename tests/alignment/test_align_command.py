@@ -63,7 +63,7 @@ def test_photographs_become_crops_and_a_summary(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130)])
 def test_stop_signal_to_all_processes_of_a_call_loses_nothing_that_was_done(
     many_photographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], number: int, status: int
 ) -> None:
@@ -130,7 +130,15 @@ def test_summary_names_links_that_lead_outside(
 
 @pytest.mark.parametrize(
     ("device", "cores", "ranks", "workers"),
-    [("cpu", 1, 1, 0), ("cpu", 8, 1, 8), ("cpu", 8, 4, 2), ("cuda", 1, 1, 1), ("cuda", 16, 2, 7), ("cuda", 128, 1, 16)],
+    [
+        ("cpu", 1, 1, 0),
+        ("cpu", 2, 1, 0),
+        ("cpu", 8, 1, 8),
+        ("cpu", 8, 2, 4),
+        ("cuda", 1, 1, 1),
+        ("cuda", 16, 2, 7),
+        ("cuda", 128, 1, 16),
+    ],
 )
 def test_workers_follow_from_device_and_cores(device: str, cores: int, ranks: int, workers: int) -> None:
     machine = replace(this_machine(), cores_usable=cores, local_ranks=ranks)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-import albumentations
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -51,12 +50,10 @@ class FaceAugmentation:
         self, flip: Fraction, crop: Fraction, low_resolution: Fraction, photometric: Fraction, occlusion: Fraction
     ):
         self.flip = flip
-        changes: list[tuple[float, Change]] = [
-            (crop, cropped_in_place),
-            (low_resolution, at_low_resolution),
-            (photometric, _Photometric()),
-            (occlusion, occluded),
-        ]
+        changes: list[tuple[float, Change]] = [(crop, cropped_in_place), (low_resolution, at_low_resolution)]
+        if photometric > 0:
+            changes.append((photometric, _Photometric()))
+        changes.append((occlusion, occluded))
         self.changes = [(probability, change) for probability, change in changes if probability > 0]
 
     def __call__(self, image: Image, random: SampleRandom) -> Image:
@@ -100,6 +97,8 @@ class _Photometric:
     """Other brightness, contrast and saturation."""
 
     def __init__(self) -> None:
+        import albumentations  # takes a second, which whoever does without is spared
+
         self._transform = albumentations.Compose(
             [albumentations.ColorJitter(brightness=LIGHT, contrast=LIGHT, saturation=LIGHT, hue=(0, 0), p=1.0)], seed=0
         )

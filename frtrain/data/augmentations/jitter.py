@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import albumentations
 import cv2
 import numpy as np
 from annotated_types import Interval
@@ -34,6 +33,8 @@ class Jitter:
     def __init__(
         self, flip: Fraction, shift_pixels: Pixels, scale: FractionBelowOne, rotation_degrees: Degrees, light: Fraction
     ):
+        import albumentations  # takes a second, which whoever does without is spared
+
         self._transform = albumentations.Compose(
             [
                 albumentations.HorizontalFlip(p=flip),

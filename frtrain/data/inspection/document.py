@@ -5,17 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from frtrain.data.encoded import image_name
 from frtrain.data.inspection.summary import Spread, Summary
 from frtrain.data.source import Source
 
 MOST_SIZES = 1000
 """Different sizes that are listed."""
-
-
-def image_name(source: Source, index: int) -> str:
-    """The name of an image within the data set, or how it is made where it has none."""
-    name: str = source.name(index) if hasattr(source, "name") else source.describe(index)
-    return name
 
 
 def document(source: Source, summary: Summary, known: Sequence[str], settings: dict[str, Any]) -> dict[str, Any]:

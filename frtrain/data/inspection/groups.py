@@ -89,7 +89,7 @@ def find_duplicates(scan: Scan, labels: NDArray[np.int64], distance: int | None)
         near = first[near_duplicates(measures["hash"][first], distance, measures["fine_hash"][first])]
         roots["near"] = connected_groups(len(read), np.concatenate([np.stack([own, roots["pixels"]], axis=1), near]))
     of_images = labels[read.indices]
-    levels = tuple(_level(kind, *_groups(root), of_images) for kind, root in roots.items())
+    levels = tuple(_level(kind, *groups_of(root), of_images) for kind, root in roots.items())
     return Duplicates(levels, _listed(roots, read.indices, of_images))
 
 
@@ -104,8 +104,12 @@ def _roots_of_equal(digests: NDArray[np.uint64]) -> NDArray[np.int64]:
     return root
 
 
-def _groups(root: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """Members of groups of two or more, group after group; where each group starts; how many it has."""
+def groups_of(root: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Groups of two or more, of the result of `connected_groups`.
+
+    Returns:
+        Members, group after group; where each group starts among them; how many it has. All `int64`.
+    """
     order = np.argsort(root, kind="stable")
     _, sizes = np.unique(root, return_counts=True)
     members = order[np.repeat(sizes, sizes) > 1]
@@ -131,7 +135,7 @@ def _listed(
     roots: dict[Kind, NDArray[np.int64]], indices: NDArray[np.int64], labels: NDArray[np.int64]
 ) -> tuple[Group, ...]:
     *stricter, last = roots
-    members, starts, sizes = _groups(roots[last])
+    members, starts, sizes = groups_of(roots[last])
     groups = []
     for start, size in zip(starts.tolist(), sizes.tolist(), strict=True):
         of_group = members[start : start + size]

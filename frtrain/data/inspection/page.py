@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from frtrain import __version__
+from frtrain.data.encoded import image_name
 from frtrain.data.inspection.contact_sheet import COLUMNS, contact_sheet, sheet_rows, thumbnail
-from frtrain.data.inspection.document import image_name
 from frtrain.data.inspection.summary import Summary
 from frtrain.data.inspection.words import KINDS, facts, number, problem_words, shortened, size_rows
 from frtrain.data.source import Source

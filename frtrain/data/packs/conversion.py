@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -12,6 +13,7 @@ import numpy as np
 from frtrain.data.encoded import EncodedSource, decode_crop
 from frtrain.data.images import read_file
 from frtrain.data.manifest import CLASSES, read_classes, read_list
+from frtrain.data.names import Names
 from frtrain.data.packs.digest import ContentDigest
 from frtrain.data.packs.folder import LIST
 from frtrain.data.packs.target import Facts
@@ -68,11 +70,17 @@ class WrittenFolder(EncodedSource):
 
     def __init__(self, root: Path):
         self._root = root
-        listed = list(read_list(root / LIST))
+        labels = array("q")
+
+        def names() -> Iterator[str]:
+            for _, label, name in read_list(root / LIST):
+                labels.append(int(label))
+                yield name
+
+        self._names = Names.of(names())
         self.classes = read_classes(root / CLASSES)
-        self.labels = np.array([label for _, label, _ in listed], dtype=np.int64)
-        self._names = [name for _, _, name in listed]
-        self.fingerprint = f"folder pack:{len(listed)}"
+        self.labels = np.array(labels, dtype=np.int64)
+        self.fingerprint = f"folder pack:{len(labels)}"
 
     def encoded(self, index: int) -> bytes:
         """The file's content."""

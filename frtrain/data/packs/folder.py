@@ -11,6 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar
 
+from frtrain.data.formats.tar import is_inside
 from frtrain.data.manifest import read_list
 from frtrain.data.packs.appended import AppendedFile
 from frtrain.data.packs.container import Container, State, checksum_line, part_of
@@ -93,7 +94,7 @@ class FolderContainer(Container):
     def files(target: Path) -> Iterator[Path]:
         """The images of the list, and nothing else that may have come into these folders."""
         for path in (target / LIST, part_of(target / LIST)):
-            yield from (target / name for name in _listed(path, None) if ".." not in name.split("/"))
+            yield from (target / name for name in _listed(path, None) if is_inside(name))
         yield target / ASIDE
 
 

@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -322,7 +323,8 @@ def forget(target: Path) -> None:
     """
     folders: set[Path] = set()
     for container in _containers(target):
-        for path in [*container.files(target), *(target / name for name in (container.list_name, CLASSES, CHECKSUMS))]:
+        sidecars = (target / name for name in (container.list_name, CLASSES, CHECKSUMS))
+        for path in chain(container.files(target), sidecars):  # the list of a folder's images, which may be millions, goes last
             for each in (path, part_of(path)):
                 each.unlink(missing_ok=True)
             folders.update(parent for parent in path.parents if parent != target and target in parent.parents)

@@ -14,13 +14,14 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from frtrain.commands.convert_pairs import Bars, is_verification_pack, pack_pairs, unpack_pairs
+from frtrain.config import SubsetConfig
 from frtrain.config_files import completed, option_values
 from frtrain.data import SOURCES
 from frtrain.data.encoded import EncodedSource
 from frtrain.data.packs import PACK, Facts, Kind, Shards, open_pack
 from frtrain.data.packs.conversion import Told, WrittenFolder, check_written, copy_images
 from frtrain.data.packs.folder import CHECKSUMS
-from frtrain.data.selection import SubsetConfig, select, selection
+from frtrain.data.selection import select, selection
 from frtrain.errors import ConfigError
 from frtrain.schema import PositiveInt, Section, Seed
 from frtrain.signals import StopRequest

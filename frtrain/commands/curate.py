@@ -12,8 +12,8 @@ import numpy as np
 from annotated_types import Interval
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from frtrain.bars import progress_bar
 from frtrain.commands.evaluate import load_model
 from frtrain.config import SubsetConfig
 from frtrain.config_files import completed
@@ -133,13 +133,9 @@ def run(config: Config) -> None:
 def _surveyed(
     config: Config, embedder: Embedder, source: Source, folder: Path, name: str, console: Console
 ) -> Surveyed:
-    columns = (TextColumn(f"embedding {name}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task("", total=len(source))
-        identity = {"model": embedder.fingerprint, "data": source.fingerprint}
-        embedded = embed_source(
-            embedder.embed, source, folder, name, config.batch_size, identity, lambda count: bar.advance(task, count)
-        )
+    identity = {"model": embedder.fingerprint, "data": source.fingerprint}
+    with progress_bar(f"embedding {name}", len(source), console) as advance:
+        embedded = embed_source(embedder.embed, source, folder, name, config.batch_size, identity, advance)
     return survey(source, embedded, config.stranger_share)
 
 

@@ -7,9 +7,9 @@ from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from frtrain.bars import progress_bar
 from frtrain.deploy.embedder import load_embedder
 from frtrain.errors import ConfigError
 from frtrain.evaluation import SUITES, Report
@@ -65,19 +65,8 @@ def run(config: Config) -> None:
     embedder = load_model(model, config.device)
     prepare_folder(folder)
     console = Console(emoji=False)
-    bar = Progress(
-        TextColumn("embedding"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-    )
-    with bar:
-        task = bar.add_task("", total=suite.images())
-        report = suite.run(
-            embedder.embed, embedder.preprocessing.size, config.batch_size, lambda count: bar.advance(task, count)
-        )
+    with progress_bar("embedding", suite.images(), console) as advance:
+        report = suite.run(embedder.embed, embedder.preprocessing.size, config.batch_size, advance)
     _show(console, report, embedder.description)
     console.print(f"report: {escape(str(write_report(report, embedder.description, folder)))}", soft_wrap=True)
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -14,9 +13,9 @@ from typing import Any, Literal
 import numpy as np
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from frtrain.bars import progress_bar
 from frtrain.config import SubsetConfig
 from frtrain.data import SOURCES
 from frtrain.data.encoded import image_name
@@ -132,27 +131,12 @@ def _summary(everything: Source, source: Source, request: Request) -> Summary:
     indices = sample(len(source), wanted)
     cores = this_machine().cores_usable
     if source is everything and isinstance(source, Preparable) and wanted is None:
-        with _progress("drawing", len(source)) as advance:
+        with progress_bar("drawing", len(source), Console(stderr=True)) as advance:
             source.prepare(cores if request.workers == "auto" else request.workers, advance)
     workers = choose_processes(len(indices), cores) if request.workers == "auto" else request.workers
-    with _progress("reading", len(indices)) as advance:
+    with progress_bar("reading", len(indices), Console(stderr=True)) as advance:
         found = scan(source, indices, workers, advance)
     return summarize(source, found, request.near)
-
-
-@contextmanager
-def _progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A bar on standard error, which standard output need not be cleaned of."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task(what, total=total)
-        yield lambda count: progress.advance(task, count)
 
 
 def _write(key: str, path: Path, content: bytes | str) -> None:

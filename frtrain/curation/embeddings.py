@@ -4,24 +4,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from frtrain.data.inspection.perceptual_hash import grey_of, hashes_of_grey
 from frtrain.data.source import Source
 from frtrain.errors import DataError, ImageError
-from frtrain.evaluation.embed import Embed, normalised
+from frtrain.evaluation.embed import Embed, embed_batch, read_ahead
 from frtrain.files import write_atomically
 from frtrain.signals import StoppedError, StopRequest
 
-READING_THREADS = 4
 BATCHES_BETWEEN_NOTES = 20
 HASH_WORDS = 5
 
@@ -63,7 +60,7 @@ def embed_source(
         name: of the files in it.
         batch_size: images for one call of `embed`.
         identity: plain values that say which model and data these are; kept ones of others are not used.
-        progress: called with the number of images done, those of earlier calls included.
+        progress: called with how many more images are done, at first with those of earlier calls.
 
     Raises:
         DataError: no image can be read, an embedding is not finite, or the folder cannot be written.
@@ -72,20 +69,23 @@ def embed_source(
     count = len(source)
     note = folder / f"{name}.json"
     begun = _read_note(note)
-    done, width = (int(begun["done"]), int(begun["width"])) if begun.get("identity") == identity else (0, 0)
+    goes_on = begun.get("identity") == identity and all(path.exists() for path in _Arrays.paths(folder, name))
+    done, width = (int(begun["done"]), int(begun["width"])) if goes_on else (0, 0)
     try:
-        with StopRequest() as stop, ThreadPoolExecutor(READING_THREADS) as pool:
+        with StopRequest() as stop:
             kept: _Arrays | None = _Arrays(folder, name, count, width, "r+") if done else None
             progress(done)
-            for number, start in enumerate(range(done, count, batch_size)):
-                indices = range(start, min(start + batch_size, count))
-                images, good, hashes = _read(source, indices, pool)
-                rows = _embed(embed, images, [indices[at] for at in good], source)
-                if rows is not None:
+            batches = read_ahead(partial(_looked_at, source), range(done, count), batch_size)
+            for number, (indices, looked_at) in enumerate(batches):
+                found = [item for item in looked_at if item is not None]
+                if found:
+                    good = [item.index for item in found]
+                    rows = embed_batch(embed, [item.image for item in found], good, False, source.describe)
                     if kept is None:
                         width = rows.shape[1]
+                        note.unlink(missing_ok=True)  # it is about what the files are now cleared of
                         kept = _Arrays(folder, name, count, width, "w+")
-                    kept.put([indices[at] for at in good], rows, hashes)
+                    kept.put(good, rows, [item.hashes for item in found])
                 progress(len(indices))
                 stopping = stop.signal is not None and indices.stop < count
                 if kept is not None and (number % BATCHES_BETWEEN_NOTES == 0 or stopping or indices.stop == count):
@@ -108,21 +108,23 @@ class _Arrays:
     """The three files of a data set's embeddings."""
 
     def __init__(self, folder: Path, name: str, count: int, width: int, mode: str):
-        def array(what: str, dtype: type, shape: tuple[int, ...]) -> Any:
-            path = folder / f"{name}.{what}.npy"
-            return np.lib.format.open_memmap(
-                path, mode, None if mode == "r+" else dtype, shape if mode == "w+" else None
-            )
-
-        self._files = (
-            array("embeddings", np.float16, (count, width)),
-            array("hashes", np.uint64, (count, HASH_WORDS)),
-            array("readable", np.bool_, (count,)),
+        kinds: list[tuple[type, tuple[int, ...]]] = [
+            (np.float16, (count, width)),
+            (np.uint64, (count, HASH_WORDS)),
+            (np.bool_, (count,)),
+        ]
+        self._files = tuple(
+            np.lib.format.open_memmap(path, mode, *(kind if mode == "w+" else ()))
+            for path, kind in zip(self.paths(folder, name), kinds, strict=True)
         )
         self.embeddings: NDArray[np.float16]
         self.hashes: NDArray[np.uint64]
         self.readable: NDArray[np.bool_]
         self.embeddings, self.hashes, self.readable = self._files
+
+    @staticmethod
+    def paths(folder: Path, name: str) -> list[Path]:
+        return [folder / f"{name}.{what}.npy" for what in ("embeddings", "hashes", "readable")]
 
     def put(self, indices: list[int], rows: NDArray[np.float32], hashes: list[NDArray[np.uint64]]) -> None:
         self.embeddings[indices] = rows
@@ -142,35 +144,17 @@ def _read_note(path: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _read(
-    source: Source, indices: range, pool: ThreadPoolExecutor
-) -> tuple[list[NDArray[np.uint8]], list[int], list[NDArray[np.uint64]]]:
-    """The readable images of a batch, their places in it and their hashes."""
+class _LookedAt(NamedTuple):
+    """A readable image: its number, `uint8 [H, W, 3]` and `hashes_of_grey`."""
 
-    def read(index: int) -> tuple[NDArray[np.uint8], NDArray[np.uint64]] | None:
-        try:
-            image = source.image(index)
-        except ImageError:
-            return None
-        return image, hashes_of_grey(grey_of(image))
-
-    found = list(islice(pool.map(read, indices), len(indices)))
-    good = [place for place, item in enumerate(found) if item is not None]
-    readable = [item for item in found if item is not None]
-    return [image for image, _ in readable], good, [value for _, value in readable]
+    index: int
+    image: NDArray[np.uint8]
+    hashes: NDArray[np.uint64]
 
 
-def _embed(
-    embed: Embed, images: list[NDArray[np.uint8]], indices: list[int], source: Source
-) -> NDArray[np.float32] | None:
-    if not images:
+def _looked_at(source: Source, index: int) -> _LookedAt | None:
+    try:
+        image = source.image(index)
+    except ImageError:
         return None
-    with torch.inference_mode():
-        rows = embed(torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()).float().cpu().numpy()
-    broken = np.flatnonzero(~np.isfinite(rows).all(axis=1))
-    if len(broken):
-        raise DataError(
-            f"the embedding of {source.describe(indices[int(broken[0])])} holds NaN or infinity: the weights of the model "
-            "have diverged"
-        )
-    return normalised(rows)
+    return _LookedAt(index, image, hashes_of_grey(grey_of(image)))

@@ -18,8 +18,6 @@ from frtrain.data.soundness import check_labels
 from frtrain.data.source import Source
 from frtrain.errors import DataError
 
-__all__ = ["Selection", "SubsetConfig", "select", "selection"]
-
 log = logging.getLogger(__name__)
 
 

@@ -6,11 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from frtrain.data.selection import Selection, selection
-from frtrain.data.soundness import check_source
 from frtrain.data.source import Source
 from frtrain.errors import ConfigError
-
-__all__ = ["check_source", "hold_out_identities", "identity_subset"]
 
 
 def hold_out_identities(source: Source, fraction: float, seed: int) -> tuple[Source, Source | None]:

@@ -35,8 +35,8 @@ class Embedder:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Of the weights: another training in the same place, of as many steps, has another."""
-        digest = hashlib.sha256()
+        """Of weights and preprocessing: another training in the same place, of as many steps, has another."""
+        digest = hashlib.sha256(repr(self.preprocessing).encode())
         for name, tensor in self.backbone.state_dict().items():
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
             digest.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)

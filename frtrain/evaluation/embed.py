@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import zip_longest
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -18,6 +20,8 @@ ReadImage = Callable[[int], NDArray[np.uint8]]
 Progress = Callable[[int], None]
 
 READING_THREADS = 4
+
+Result = TypeVar("Result")
 
 
 def embed_images(
@@ -50,23 +54,62 @@ def embed_images(
         DataError: images differ in size, or an embedding holds NaN or infinity; names the first image.
     """
     embeddings: NDArray[np.float32] | None = None
-    for start, images in _batches(read, count, batch_size, describe):
-        with torch.inference_mode():
-            batch = embed(images)
-            if flip:
-                batch = batch + embed(images.flip(3))
-            rows = batch.to(torch.float32).cpu().numpy()
-        broken = np.flatnonzero(~np.isfinite(rows).all(axis=1))
-        if len(broken):
-            raise DataError(
-                f"the embedding of {describe(start + int(broken[0]))} holds NaN or infinity: the weights of the model have diverged"
-            )
+    for indices, images in read_ahead(read, range(count), batch_size):
+        _check_sizes(images, indices, describe)
+        rows = embed_batch(embed, images, indices, flip, describe)
         if embeddings is None:
             embeddings = np.empty((count, rows.shape[1]), dtype=np.float32)
-        embeddings[start : start + len(rows)] = normalised(rows)
+        embeddings[indices.start : indices.stop] = rows
         if progress:
             progress(len(rows))
     return np.empty((0, 0), dtype=np.float32) if embeddings is None else embeddings
+
+
+def embed_batch(
+    embed: Embed,
+    images: Sequence[NDArray[np.uint8]],
+    indices: Sequence[int],
+    flip: bool,
+    describe: Callable[[int], str] = str,
+) -> NDArray[np.float32]:
+    """Embeddings of one batch, `float32 [B, d]` of length 1; zeros stay zeros.
+
+    Args:
+        embed: the network.
+        images: `uint8 [H, W, 3]` RGB, one or more, of one size.
+        indices: of the images, for `describe`.
+        flip: as `embed_images`.
+        describe: names an image in errors.
+
+    Raises:
+        DataError: an embedding holds NaN or infinity; names the first image.
+    """
+    batch = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
+    with torch.inference_mode():
+        embedding = embed(batch)
+        if flip:
+            embedding = embedding + embed(batch.flip(3))
+        rows = embedding.to(torch.float32).cpu().numpy()
+    broken = np.flatnonzero(~np.isfinite(rows).all(axis=1))
+    if len(broken):
+        raise DataError(
+            f"the embedding of {describe(indices[int(broken[0])])} holds NaN or infinity: the weights of the model have diverged"
+        )
+    return normalised(rows)
+
+
+def read_ahead(read: Callable[[int], Result], indices: range, batch_size: int) -> Iterator[tuple[range, list[Result]]]:
+    """What `read` returns for all indices, a batch at a time, in order; threads read the next one meanwhile."""
+    batches = [indices[at : at + batch_size] for at in range(0, len(indices), batch_size)]
+    with ThreadPoolExecutor(READING_THREADS) as pool:
+        try:
+            ahead: list[Future[Result]] = []
+            for batch, following in zip_longest(batches, batches[1:], fillvalue=range(0)):
+                current = ahead or [pool.submit(read, index) for index in batch]
+                ahead = [pool.submit(read, index) for index in following]
+                yield batch, [future.result() for future in current]
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 def normalised(embeddings: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -76,26 +119,10 @@ def normalised(embeddings: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.divide(wide, length, out=np.zeros_like(wide), where=length > 0).astype(np.float32)
 
 
-def _batches(
-    read: ReadImage, count: int, batch_size: int, describe: Callable[[int], str]
-) -> Iterator[tuple[int, torch.Tensor]]:
-    starts = range(0, count, batch_size)
-    with ThreadPoolExecutor(READING_THREADS) as pool:
-
-        def ask(start: int) -> Sequence[Future[NDArray[np.uint8]]]:
-            return [pool.submit(read, index) for index in range(start, min(start + batch_size, count))]
-
-        ahead = ask(0)
-        try:
-            for start in starts:
-                current, ahead = ahead, ask(start + batch_size)
-                images = [future.result() for future in current]
-                for index, image in enumerate(images, start):
-                    if image.shape != images[0].shape:
-                        raise DataError(
-                            f"{describe(index)}: is {image.shape[1]}x{image.shape[0]} pixels, {describe(start)} is "
-                            f"{images[0].shape[1]}x{images[0].shape[0]}; all crops must have one size"
-                        )
-                yield start, torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
-        finally:
-            pool.shutdown(cancel_futures=True)
+def _check_sizes(images: Sequence[NDArray[np.uint8]], indices: range, describe: Callable[[int], str]) -> None:
+    for index, image in zip(indices, images, strict=True):
+        if image.shape != images[0].shape:
+            raise DataError(
+                f"{describe(index)}: is {image.shape[1]}x{image.shape[0]} pixels, {describe(indices[0])} is "
+                f"{images[0].shape[1]}x{images[0].shape[0]}; all crops must have one size"
+            )

@@ -10,12 +10,12 @@ from typing import cast
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from frtrain.auxiliary import AUXILIARIES
 from frtrain.backbones import BACKBONES
+from frtrain.bars import progress_bar
 from frtrain.classifier import CLASSIFIERS
 from frtrain.classifier.selection import Shard
 from frtrain.config import TrainConfig
@@ -28,8 +28,9 @@ from frtrain.data.loader import TrainingLoader
 from frtrain.data.preprocessing import Preprocessing
 from frtrain.data.samplers import SAMPLERS
 from frtrain.data.selection import select
+from frtrain.data.soundness import check_source
 from frtrain.data.source import Preparable, Source
-from frtrain.data.subset import check_source, hold_out_identities
+from frtrain.data.subset import hold_out_identities
 from frtrain.errors import ConfigError, DataError
 from frtrain.evaluation import SUITES
 from frtrain.losses import LOSSES
@@ -273,17 +274,8 @@ def _build(
 def _prepare_source(source: Preparable, images: int, workers: int, console: Console) -> None:
     began = time.monotonic()
     log.info("preparing %s images, those that no earlier run has prepared", f"{images:,}")
-    with Progress(
-        TextColumn("preparing images"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    ) as bar:
-        task = bar.add_task("", total=images)
-        made = source.prepare(workers, lambda count: bar.advance(task, count))
+    with progress_bar("preparing images", images, console, shown=console.is_terminal) as advance:
+        made = source.prepare(workers, advance)
     if made:
         log.info("prepared %s images in %.0f s; they are kept for later runs", f"{made:,}", time.monotonic() - began)
 

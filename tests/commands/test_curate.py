@@ -70,7 +70,7 @@ def test_a_second_call_embeds_nothing_anew(planted: tuple[Path, Path], tmp_path:
     data, test = planted
     assert run_curate(data, test, tmp_path / "curation") == 0
     first = (tmp_path / "curation" / "findings.json").read_text()
-    monkeypatch.setattr("frtrain.curation.embeddings._embed", lambda *_: pytest.fail("embedded again"))
+    monkeypatch.setattr("frtrain.curation.embeddings.embed_batch", lambda *_: pytest.fail("embedded again"))
     assert run_curate(data, test, tmp_path / "curation") == 0
     assert (tmp_path / "curation" / "findings.json").read_text() == first
 

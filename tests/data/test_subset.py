@@ -3,7 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from frtrain.data.subset import check_source, hold_out_identities, identity_subset
+from frtrain.data.soundness import check_source
+from frtrain.data.subset import hold_out_identities, identity_subset
 from frtrain.errors import ConfigError, DataError
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -51,6 +52,16 @@ def test_what_is_no_crop_is_refused(checkpoint: Checkpoint, tmp_path: Path, imag
     embedder = load_embedder(write_checkpoint(tmp_path / "step-1", checkpoint), CPU)
     with pytest.raises(ValueError, match=r"expected uint8 crops \[B, 3, 112, 112\]"):
         embedder.embed(images)
+
+
+def test_the_fingerprint_tells_models_of_one_place_and_step_apart(checkpoint: Checkpoint, tmp_path: Path):
+    path = write_checkpoint(tmp_path / "step-1", checkpoint)
+    first = load_embedder(path, CPU).fingerprint
+    assert load_embedder(path, CPU).fingerprint == first
+    weights = {name: tensor + 1 for name, tensor in checkpoint.tensors["backbone"].items()}
+    shutil.rmtree(path)
+    write_checkpoint(path, replace(checkpoint, tensors={"backbone": weights}))
+    assert load_embedder(path, CPU).fingerprint != first
 
 
 def test_a_backbone_this_version_does_not_know_is_told(checkpoint: Checkpoint, tmp_path: Path):

@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +12,7 @@ import torch
 from omegaconf import OmegaConf
 
 from frtrain.config import TrainConfig
-from frtrain.data.sources import folder as folder_source
+from frtrain.data.sources.folder import FolderSource
 from frtrain.deploy.embedder import load_embedder
 from frtrain.errors import ConfigError, DataError, FrtrainError, TrainingError
 from frtrain.training.checkpoint import read_checkpoint
@@ -106,7 +108,14 @@ def test_a_corrupt_image_stops_the_run_and_names_the_file(small_run: SmallRun, t
 def test_labels_beyond_the_classes_stop_the_run_before_the_first_step(
     small_run: SmallRun, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ):
-    monkeypatch.setattr(folder_source.np, "arange", lambda count, dtype: np.array([*range(1, count + 1)], dtype=dtype))
+    built = FolderSource.__init__
+
+    @wraps(built)
+    def counting_from_one(self: FolderSource, *arguments: Any, **named: Any) -> None:
+        built(self, *arguments, **named)
+        self.labels = self.labels + 1
+
+    monkeypatch.setattr(FolderSource, "__init__", counting_from_one)
     with pytest.raises(DataError, match=r"person_007.*label 8 is outside the 8 classes \(labels run from 1 to 8"):
         small_run("run")
     assert not (tmp_path / "run").exists()

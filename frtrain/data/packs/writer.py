@@ -324,7 +324,9 @@ def forget(target: Path) -> None:
     folders: set[Path] = set()
     for container in _containers(target):
         sidecars = (target / name for name in (container.list_name, CLASSES, CHECKSUMS))
-        for path in chain(container.files(target), sidecars):  # the list of a folder's images, which may be millions, goes last
+        for path in chain(
+            container.files(target), sidecars
+        ):  # the list of a folder's images, which may be millions, goes last
             for each in (path, part_of(path)):
                 each.unlink(missing_ok=True)
             folders.update(parent for parent in path.parents if parent != target and target in parent.parents)

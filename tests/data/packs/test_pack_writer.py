@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from frtrain.data.manifest import list_line
 from frtrain.data.packs import Kind, Shards, open_pack, read_facts, writer
 from frtrain.data.packs.conversion import WrittenFolder, check_written, copy_images
 from frtrain.errors import ConfigError, DataError, ImageError
@@ -214,6 +215,16 @@ def test_redo_replaces_a_pack_of_another_kind(
     assert sorted(path.name for path in (tmp_path / "pack").iterdir()) == sorted(
         path.name for path in (tmp_path / "fresh").iterdir()
     )
+
+
+def test_redo_deletes_nothing_that_a_list_names_outside(tmp_path: Path, listed_source: Any) -> None:
+    write("folder", tmp_path / "pack", listed_source())
+    outside = tmp_path / "precious.jpg"
+    outside.write_bytes(b"")
+    with (tmp_path / "pack" / "images.lst").open("a") as lines:
+        lines.write(list_line(17, 0, str(outside)) + list_line(18, 0, "../precious.jpg"))
+    write("folder", tmp_path / "pack", listed_source(), redo=True)
+    assert outside.exists()
 
 
 def test_redo_leaves_the_files_of_others_alone(tmp_path: Path, listed_source: Any) -> None:

@@ -129,6 +129,13 @@ def test_the_names_of_a_list_stay_below_the_folder_they_are_put_in(tmp_path: Pat
     assert [opened(root).name(index) for index in range(2)] == ["Ana/1.jpg", "etc/passwd"]
 
 
+def test_identities_of_one_name_are_named_by_their_numbers(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    pack(tmp_path, [0, 1, 2])
+    write_classes(tmp_path / "classes.txt", ["Ana", "Bo", "Ana"])
+    assert list(opened(tmp_path).classes) == ["0", "1", "2"]
+    assert "several identities are called 'Ana'" in caplog.text
+
+
 def test_a_label_that_classes_txt_does_not_name_is_an_error(tmp_path: Path):
     root = pack(tmp_path, [0, 3], names=["Ana/1.jpg", "Bo/1.jpg"])
     with pytest.raises(DataError, match="has the label 3, but only 3 identities are named"):

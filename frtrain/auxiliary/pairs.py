@@ -37,8 +37,8 @@ class PairsLoss(Auxiliary):
     x_i embedding. Which losses and miners are offered is a fixed list: those without parameters, state or chance of
     their own, whose gradients are finite where two embeddings are the same or one is 0.
     Optional: `pip install "frtrain[pairs]"`.
-    Known trouble: it only learns from identities with two images in one batch. The order of frtrain is a permutation of
-    all images, in which that is rare where identities are many; then L is near 0 and does nothing.
+    Known trouble: it only learns from identities with two images in one batch. In a permutation of all images that is
+    rare where identities are many; then L is near 0 and does nothing. `sampler=m_per_class` puts them there.
 
     Args:
         loss: class of `pytorch_metric_learning.losses`.

@@ -201,7 +201,7 @@ def _disks() -> Iterator[Finding]:
         yield Finding(topic, f"{_gib(free)} free at {folder}", "warning" if low else "ok", advice)
     shared = Path("/dev/shm")
     if shared.is_dir() and shutil.disk_usage(shared).total < LOW_SHARED_MEMORY_BYTES:
-        advice = "loader workers may die of a bus error: docker run --shm-size=8g, or trainer.workers=0"
+        advice = "several GPUs may fail to talk to each other (NCCL uses it): docker run --shm-size=8g"
         yield Finding("shared memory", _gib(shutil.disk_usage(shared).total), "warning", advice)
 
 

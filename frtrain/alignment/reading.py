@@ -98,8 +98,7 @@ def read_ahead(source: Path, paths: Iterable[str]) -> Generator[tuple[str, Photo
             yield item
             allowance.give(_pixels(item[1]))
     finally:
-        allowance.close()
-        thread.join()
+        allowance.close()  # the thread ends by itself: it may be waiting for a path that never comes
 
 
 def _pixels(result: Photograph | ImageError) -> int:

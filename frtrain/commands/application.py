@@ -21,6 +21,7 @@ from frtrain import __version__
 from frtrain.commands import VERBS
 from frtrain.commands.composition import (
     Plain,
+    check_homes,
     choices,
     compose_plain,
     expand_sweep,
@@ -31,7 +32,7 @@ from frtrain.commands.composition import (
     saved_overrides,
 )
 from frtrain.config_files import config_folder
-from frtrain.errors import ConfigError, EndedElsewhereError, FrtrainError
+from frtrain.errors import ConfigError, DataError, EndedElsewhereError, FrtrainError
 from frtrain.schema import nearest, parse
 from frtrain.signals import StoppedError, orderly_end
 
@@ -67,6 +68,8 @@ def _run_in_order(verb: str, arguments: list[str]) -> int:
             return _run_hydra(verb, [*flags, *overrides] if sweep or not flags else arguments, sweep)
     except FrtrainError as error:
         return _tell(error)
+    except OSError as error:
+        return _tell(_of_system(error))
     except KeyboardInterrupt:
         Console(stderr=True, emoji=False).print("interrupted", style="yellow")
         return 130
@@ -109,6 +112,7 @@ def _check(verb: str, overrides: list[str], sweep: bool) -> None:
     module = _module(verb)
     for job in expand_sweep(overrides) if sweep else [overrides]:
         values = compose_plain(verb, job)
+        check_homes(values)
         config = parse(module.Config, values)
         if hasattr(module, "check"):
             module.check(config)
@@ -126,6 +130,8 @@ def _run_hydra(verb: str, arguments: list[str], sweep: bool) -> int:
             sys.exit(_tell(stopped))  # ends a sweep, too
         except FrtrainError as error:
             statuses.append(_tell(error))
+        except OSError as error:
+            statuses.append(_tell(_of_system(error)))
         if statuses[-1] and (not sweep or _processes() > 1):  # several may have failed at different places
             sys.exit(statuses[-1])
 
@@ -161,6 +167,13 @@ def _leave_the_word_to_others(error: FrtrainError) -> None:
     """Let the process that tells what happened end first: torchrun then ends this one, and names that one's status."""
     if error.exit_code:
         time.sleep(1.0 if isinstance(error, StoppedError) else GRACE_SECONDS)
+
+
+def _of_system(error: OSError) -> FrtrainError:
+    """What the operating system refuses anywhere, as a name that is too long; raised on where it names no file."""
+    if error.filename is None:
+        raise error
+    return DataError(f"{os.fsdecode(error.filename)}: {error.strerror or error}")
 
 
 def _tell(error: FrtrainError) -> int:

@@ -24,8 +24,31 @@ from frtrain.schema import nearest
 
 Plain = dict[str, Any]
 
-MOVED = {"data.identities": "subset.include", "data.min_images": "subset.min_images"}
-"""Keys of earlier versions, and what they are called now."""
+MOVED = {
+    "data.identities": "subset.include",
+    "data.min_images": "subset.min_images",
+    "data.on_corrupt": "trainer.on_corrupt",
+}
+"""Keys of earlier versions or that one would look for there, and what they are called."""
+
+
+def check_homes(values: Plain, key: str = "") -> None:
+    """See that every `~name/...` among the values can be followed.
+
+    Raises:
+        ConfigError: there is no user of that name; names the key.
+    """
+    for name, value in values.items():
+        for item in value if isinstance(value, list) else [value]:
+            if isinstance(item, dict):
+                check_homes(item, f"{key}{name}.")
+            elif isinstance(item, str) and item.startswith("~"):
+                try:
+                    Path(item).expanduser()
+                except RuntimeError:
+                    raise ConfigError(
+                        f"{key}{name}={item}: there is no home folder of {item.split('/')[0]}; write the path in full"
+                    ) from None
 
 
 @contextmanager
@@ -164,7 +187,7 @@ def _explain(verb: str, error: Exception, overrides: Sequence[str]) -> str:
         if name in groups:
             return f"{name}: nothing is chosen; choose one first with {name}=..., e.g. {name}={choices(name)[0]}"
         if name in MOVED:
-            return f"{name}: unknown key; it is {MOVED[name]} now, for every data set"
+            return f"{name}: unknown key; it is {MOVED[name]}, for every data set"
         known = _known_keys(verb, parent, chosen)
         where = f" (known: {', '.join(known)})" if known else ""
         return f"{name}: unknown key{nearest(leaf, known)}{where}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -23,7 +23,7 @@ from frtrain.data.packs.conversion import Told, WrittenFolder, check_written, co
 from frtrain.data.packs.folder import CHECKSUMS
 from frtrain.data.selection import select, selection
 from frtrain.errors import ConfigError
-from frtrain.schema import PositiveInt, Section, Seed
+from frtrain.schema import PositiveInt, Section, Seed, parse
 from frtrain.signals import StopRequest
 
 EXAMPLES = """
@@ -74,14 +74,22 @@ def check(config: Config) -> None:
     Raises:
         ConfigError: naming the key.
     """
+    if not config.target:
+        raise ConfigError("target: a folder is required (to=bin: a file); set it with target=...")
+    if config.to != "bin" and config.pairs is not None:
+        raise ConfigError(f"pairs={config.pairs}: is for to=bin; leave it out, or set to=bin")
     spec = _specification(config)
     root = _root(spec)
-    if root is not None:
-        _check_apart(root, Path(config.target).expanduser())
+    for place in _places(spec):
+        _check_apart(place, Path(config.target).expanduser())
     if root is not None and is_verification_pack(root):
         if config.to != "folder":
             raise ConfigError(
                 f"to={config.to}: a verification pack holds pairs, not identities; it becomes a folder (to=folder)"
+            )
+        if config.subset != parse(SubsetConfig, option_values("subset", "all")):
+            raise ConfigError(
+                f"subset: source={root} is a verification pack, which is unpacked as a whole; leave subset out"
             )
         return
     SOURCES.check(spec)
@@ -102,7 +110,7 @@ def run(config: Config) -> None:
     root, target = _root(_specification(config)), Path(config.target).expanduser()
     with StopRequest() as stop, _progress(console) as bar:
         if root is not None and is_verification_pack(root):
-            lines = unpack_pairs(root, target, stop, bar, verify=config.verify, redo=config.redo)
+            lines = unpack_pairs(root, target, stop, bar, decode=config.decode, verify=config.verify, redo=config.redo)
         elif config.to == "bin":
             assert config.pairs is not None
             lines = pack_pairs(
@@ -177,6 +185,16 @@ def _specification(config: Config) -> dict[str, Any]:
     elif spec.get("root") is None and option_values("data", str(spec["name"])).get("root") is not None:
         raise ConfigError("source: a value is required; set it with source=...")
     return spec
+
+
+def _places(spec: Mapping[str, Any]) -> Iterator[Path]:
+    """Everything that the source reads: its root and list, and those of the sources that it is made of."""
+    for key in ("root", "list"):
+        if isinstance(spec.get(key), str):
+            yield Path(spec[key]).expanduser()
+    for part in spec.get("sources") or ():
+        if isinstance(part, Mapping):
+            yield from _places(part)
 
 
 def _root(spec: dict[str, Any]) -> Path | None:

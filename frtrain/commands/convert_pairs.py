@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -19,7 +20,7 @@ from frtrain.data.packs.conversion import Told, WrittenFolder, check_written, co
 from frtrain.data.packs.target import unwritable
 from frtrain.errors import ConfigError, DataError
 from frtrain.evaluation.pairs import pairs_from_labels, read_lfw_pairs
-from frtrain.files import write_atomically
+from frtrain.files import read_text_file, write_atomically
 from frtrain.signals import StoppedError, StopRequest
 
 PAIRS, LFW_PAIRS = "pairs.tsv", "pairs.txt"
@@ -70,6 +71,10 @@ def pack_pairs(
     """
     if target.exists() and not redo:
         raise ConfigError(f"target={target} exists: choose another name, or replace it with redo=true")
+    if target.exists() and not _is_pickle(target):
+        raise ConfigError(
+            f"target={target} is no verification pack, and redo=true replaces nothing else: choose another name"
+        )
     rows, genuine = _drawn(source, pairs, seed) if isinstance(pairs, int) else _listed(source, Path(pairs).expanduser())
     started, copied = time.monotonic(), 0
     told = bar("copying", rows.size)
@@ -101,6 +106,8 @@ def pack_pairs(
         f"{len(genuine):,} pairs, {int(genuine.sum()):,} of them genuine: {rows.size:,} images, {copied / 1e6:,.1f} MB, "
         f"in {target}, in {time.monotonic() - started:.1f} s."
     ]
+    if isinstance(pairs, int) and len(genuine) < pairs:
+        lines.append(f"pairs={pairs:,} were asked for; the images allow no more than these, half of them genuine.")
     if verify:
         written = read_pack(target)
         same = all(written.images[at] == source.encoded(index) for at, index in enumerate(rows.reshape(-1).tolist()))
@@ -110,6 +117,14 @@ def pack_pairs(
             )
         lines.append("Read back and compared: all is as it was written.")
     return lines
+
+
+def _is_pickle(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            return path.is_file() and file.read(1) == pickle.PROTO
+    except OSError:
+        return False
 
 
 class _Unpacked(EncodedSource):
@@ -138,7 +153,9 @@ class _Unpacked(EncodedSource):
         return self._names[index]
 
 
-def unpack_pairs(source: Path, target: Path, stop: StopRequest, bar: Bars, *, verify: bool, redo: bool) -> list[str]:
+def unpack_pairs(
+    source: Path, target: Path, stop: StopRequest, bar: Bars, *, decode: bool, verify: bool, redo: bool
+) -> list[str]:
     """Write the images of a verification pack into a folder, its pairs into lists beside them, and say what was done.
 
     `pairs.tsv` has a line per pair, in the order of the pack. `pairs.txt` has the same in LFW's format, where the pack
@@ -149,6 +166,7 @@ def unpack_pairs(source: Path, target: Path, stop: StopRequest, bar: Bars, *, ve
         target: the folder.
         stop: asked before each image.
         bar: opens progress bars.
+        decode: decode every image on the way.
         verify: read the folder back and compare.
         redo: replace a folder of an earlier call.
 
@@ -162,7 +180,7 @@ def unpack_pairs(source: Path, target: Path, stop: StopRequest, bar: Bars, *, ve
     settings = {"source": str(source.resolve()), "size": status.st_size, "pairs": len(pack)}
     started = time.monotonic()
     with open_pack("folder", target, settings, classes=images.classes, redo=redo, beside=(PAIRS, LFW_PAIRS)) as writer:
-        facts = copy_images(images, writer, stop, bar("copying", len(images), writer.written))
+        facts = copy_images(images, writer, stop, bar("copying", len(images), writer.written), decode)
         written = WrittenFolder(target)
         try:
             _write_lists(target, written, pack.genuine)
@@ -246,7 +264,7 @@ def _read_lfw(path: Path) -> tuple[Sequence[str], Sequence[str], NDArray[np.bool
 def _read_tsv(path: Path) -> tuple[Sequence[str], Sequence[str], NDArray[np.bool_]] | None:
     """`left<TAB>right<TAB>1 or 0` in every line; None where the first line is another."""
     try:
-        text = path.read_text(encoding="utf-8-sig", errors="surrogateescape")
+        text = read_text_file(path)
     except OSError as error:
         raise DataError(f"pairs={path}: cannot be read ({error.strerror or error})") from None
     rows = [line.rstrip("\r").split("\t") for line in text.split("\n") if line.strip()]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import asdict
 from datetime import datetime, timezone
 from pathlib import Path
@@ -32,6 +33,7 @@ from frtrain.curation.search import (
 from frtrain.data import SOURCES, Source
 from frtrain.data.encoded import image_name
 from frtrain.data.exclusion import Exclusion, write_exclusions
+from frtrain.data.packs.target import locked
 from frtrain.data.selection import select
 from frtrain.data.soundness import check_source
 from frtrain.errors import ConfigError, DataError
@@ -48,6 +50,14 @@ python -m frtrain data.root=data/webface 'subset.exclude=[curation/exclude_overl
 
 MOST_MISLABELLED = 0.1
 """Share of a data set beyond which the model, not the labels, is to blame."""
+
+MARK = ".curation"
+"""Lies in a folder of findings from the first call on."""
+
+_WRITTEN = re.compile(
+    r"page\.html|findings\.json|exclude_(overlap|mislabelled|duplicates|unreadable)\.txt"
+    r"|(data|against)\.(json|embeddings\.npy|hashes\.npy|readable\.npy)"
+)
 
 Share = Annotated[float, Interval(gt=0, lt=1)]
 
@@ -90,13 +100,20 @@ def check(config: Config) -> None:
         ConfigError: naming the key.
     """
     SOURCES.check(config.data)
+    if not config.target:
+        raise ConfigError("target: a folder is required; set it with target=...")
+    root = config.data.get("root")
+    if root and Path(config.target).expanduser().resolve() == Path(root).expanduser().resolve():
+        raise ConfigError(f"target={config.target} is the data set itself: choose another folder")
+    if root and config.against and Path(config.against).expanduser().resolve() == Path(root).expanduser().resolve():
+        raise ConfigError(f"against={config.against} is the data set itself: everybody would be found in it")
     if config.against is not None and not Path(config.against).expanduser().exists():
         raise ConfigError(f"against={config.against}: there is no such folder or pack")
 
 
 def run(config: Config) -> None:
     """Embed, search, write the page, the lists and `findings.json`, and say how much was found."""
-    console = Console(soft_wrap=True, highlight=False, emoji=False)
+    check(config)
     folder = Path(config.target).expanduser()
     source = select(SOURCES.build(config.data), config.subset)
     check_source(source)
@@ -106,20 +123,41 @@ def run(config: Config) -> None:
     embedder = load_model(config.model, config.device)
     try:
         make_writable_folder(folder)
+        with locked(folder):
+            _check_owner(folder)
+            _curate(config, embedder, source, test, folder)
     except OSError as error:
         raise DataError(f"target={folder} cannot be written ({error.strerror or error})") from None
+
+
+def _check_owner(folder: Path) -> None:
+    """See that nothing of others is replaced: what curation writes lies there only where curation was before.
+
+    Raises:
+        DataError: otherwise; names the first file. `OSError`: the folder cannot be listed or written.
+    """
+    if not (folder / MARK).exists():
+        found = sorted(path.name for path in folder.iterdir() if _WRITTEN.fullmatch(path.name))
+        if found:
+            raise DataError(
+                f"target={folder} holds {found[0]}, which is not of an earlier call (there is no {MARK}): choose an empty or "
+                "new folder"
+            )
+        write_atomically(folder / MARK, "python -m frtrain curate writes here, and replaces what it has written.\n")
+
+
+def _curate(config: Config, embedder: Embedder, source: Source, test: Source | None, folder: Path) -> None:
+    console = Console(soft_wrap=True, highlight=False, emoji=False)
     data = _surveyed(config, embedder, source, folder, "data", console)
     against = None if test is None else _surveyed(config, embedder, test, folder, "against", console)
     findings = _search(config, data, against)
     sure = len(findings.mislabelled) <= MOST_MISLABELLED * len(source)
     created = datetime.now(timezone.utc).isoformat(timespec="seconds")
-    try:
-        write_atomically(folder / "findings.json", json.dumps(asdict(findings), indent=1) + "\n")
-        lists = _write_lists(folder, findings, data, sure)
-        page = findings_page(findings, data, against, config.shown, embedder.description, created)
-        write_atomically(folder / "page.html", page)
-    except OSError as error:
-        raise DataError(f"target={folder} cannot be written ({error.strerror or error})") from None
+    write_atomically(folder / "findings.json", json.dumps(asdict(findings), indent=1) + "\n")
+    lists = _write_lists(folder, findings, data, sure)
+    write_atomically(
+        folder / "page.html", findings_page(findings, data, against, config.shown, embedder.description, created)
+    )
     for line in _summary(findings, lists):
         console.print(escape(line))
     if not sure:

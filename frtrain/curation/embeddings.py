@@ -79,7 +79,7 @@ def embed_source(
             for number, (indices, looked_at) in enumerate(batches):
                 found = [item for item in looked_at if item is not None]
                 if found:
-                    good = [item.index for item in found]
+                    good = [item.number for item in found]
                     rows = embed_batch(embed, [item.image for item in found], good, False, source.describe)
                     if kept is None:
                         width = rows.shape[1]
@@ -147,7 +147,7 @@ def _read_note(path: Path) -> dict[str, Any]:
 class _LookedAt(NamedTuple):
     """A readable image: its number, `uint8 [H, W, 3]` and `hashes_of_grey`."""
 
-    index: int
+    number: int
     image: NDArray[np.uint8]
     hashes: NDArray[np.uint64]
 

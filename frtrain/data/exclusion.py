@@ -19,7 +19,7 @@ from typing import Literal
 
 from frtrain.data.manifest import escaped, unescaped
 from frtrain.errors import DataError
-from frtrain.files import write_atomically
+from frtrain.files import read_text_file, write_atomically
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ def read_exclusions(path: Path) -> list[Exclusion]:
         DataError: it cannot be read, or a line is not of this form; names file and line.
     """
     try:
-        lines = path.read_text(encoding="utf-8", errors="surrogateescape").split("\n")
+        lines = read_text_file(path).split("\n")
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from None
     lines = [line.rstrip("\r") for line in lines]

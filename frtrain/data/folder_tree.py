@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import os
 from array import array
-from collections import Counter
-from collections.abc import Iterable
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -52,6 +52,11 @@ class Tree:
         """The stamps, `uint64 [F, 4]`."""
         return np.array(self.stamps, dtype=np.uint64).reshape(-1, 4)
 
+    def identities_from(self, listed: int) -> Iterator[tuple[int, int]]:
+        """Device and inode of the folders after the first `listed`."""
+        later = self.stamps[4 * listed :]
+        return zip(later[0::4], later[1::4], strict=True)
+
 
 def walk_images(root: Path, links: Links) -> Tree:
     """List all images below `root`.
@@ -68,12 +73,12 @@ def walk_images(root: Path, links: Links) -> Tree:
     """
     tree = Tree()
     real_root = os.path.realpath(root)
-    waiting = _walk_below("", root, real_root, links, tree)
+    waiting = deque(_walk_below("", root, real_root, links, tree))
     if not waiting:
         return tree
-    seen = {(int(row[0]), int(row[1])) for row in tree.stamp_rows()}
+    seen = set(tree.identities_from(0))
     while waiting:
-        link = waiting.pop(0)
+        link = waiting.popleft()
         if links == "inside":
             _refuse_outside(str(root / link), real_root)
         try:
@@ -83,7 +88,7 @@ def walk_images(root: Path, links: Links) -> Tree:
         if (status.st_dev, status.st_ino) not in seen:
             listed = len(tree.folders)
             waiting += _walk_below(link, root, real_root, links, tree)
-            seen.update((int(row[0]), int(row[1])) for row in tree.stamp_rows()[listed:])
+            seen.update(tree.identities_from(listed))
     return tree
 
 

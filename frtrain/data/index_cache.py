@@ -7,7 +7,6 @@ a run.
 from __future__ import annotations
 
 import hashlib
-import io
 import logging
 import os
 import zipfile
@@ -17,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from frtrain.files import write_atomically
+from frtrain.files import atomic_file
 
 log = logging.getLogger(__name__)
 
@@ -53,11 +52,10 @@ def load_index(key: str, stamp: str) -> dict[str, NDArray[np.generic]] | None:
 def save_index(key: str, stamp: str, arrays: Arrays) -> None:
     """Keep `arrays` under `key`."""
     path = _path(key)
-    content = io.BytesIO()
-    np.savez(content, **{_STAMP: np.array(stamp)}, **arrays)  # type: ignore[arg-type]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, content.getvalue())
+        with atomic_file(path) as file:
+            np.savez(file, **{_STAMP: np.array(stamp)}, **arrays)  # type: ignore[arg-type]
     except OSError as error:
         log.debug("%s: not kept (%s)", path, error)
 

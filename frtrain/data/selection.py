@@ -17,6 +17,7 @@ from frtrain.data.manifest import unescaped
 from frtrain.data.soundness import check_labels
 from frtrain.data.source import Source
 from frtrain.errors import DataError
+from frtrain.files import read_text_file
 
 log = logging.getLogger(__name__)
 
@@ -155,19 +156,22 @@ def _position_in_identity(labels: NDArray[np.int64]) -> NDArray[np.int64]:
 def _listed(listing: str, source: Source) -> NDArray[np.int64]:
     """The labels of a list file: one name per line; LFW's own `name<TAB>count` lines and count headers work."""
     try:
-        lines = Path(listing).expanduser().read_text(encoding="utf-8", errors="surrogateescape").split("\n")
+        lines = read_text_file(Path(listing).expanduser()).split("\n")
     except OSError as error:
         raise DataError(f"subset.include={listing}: cannot be read ({error.strerror})") from None
     lines = [line.rstrip("\r") for line in lines if line.strip()]
     label_of = {name: label for label, name in enumerate(source.classes)}
-    has_counts = any("\t" in line for line in lines)
+    of_lfw = any("\t" in line for line in lines)
+    all_numbers = all(line.strip().isdigit() for line in lines)
     labels, missing = [], []
     for number, line in enumerate(lines):
+        if of_lfw and line.strip().isdigit():  # the header of a part, whether or not an identity is called so
+            continue
         name = line.split("\t")[0]
         label = next((label_of[text] for text in _readings(name) if text in label_of), None)
         if label is not None:
             labels.append(label)
-        elif not (line.strip().isdigit() and (has_counts or number == 0)):  # else one of LFW's headers
+        elif number > 0 or all_numbers or not line.strip().isdigit():  # else a header
             missing.append(name.strip())
     if missing:
         raise DataError(

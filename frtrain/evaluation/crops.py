@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from frtrain.data.images import is_image_path
 from frtrain.errors import DataError
@@ -85,6 +86,20 @@ def keep_found(pairs: PairList, folder: Path, policy: MissingPolicy) -> FoundPai
     if not kept.genuine.any() or kept.genuine.all():
         raise DataError(f"{problem}; too few pairs are left to evaluate")
     return FoundPairs(kept, {name: found[name] for name in kept.names()}, tuple(missing), len(pairs))
+
+
+def check_size(image: NDArray[np.uint8], where: str, size: int) -> None:
+    """See that `image [H, W, 3]` is what the model was trained on; `where` names it.
+
+    Raises:
+        DataError: it is not `size` by `size`.
+    """
+    height, width = image.shape[:2]
+    if (height, width) != (size, size):
+        raise DataError(
+            f"{where}: is {width}x{height} pixels, but the model expects aligned crops of {size}x{size}; "
+            "python -m frtrain align source=PHOTOS target=CROPS makes them"
+        )
 
 
 def _images(folder: Path) -> dict[str, Path]:

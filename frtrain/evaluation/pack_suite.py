@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from frtrain.data.formats.verification_pack import read_pack
 from frtrain.data.images import decode_image
 from frtrain.errors import ConfigError, DataError
+from frtrain.evaluation.crops import check_size
 from frtrain.evaluation.embed import Embed, Progress, embed_images
 from frtrain.evaluation.pairs import FOLDS, IndexPairs, PairList, tenths
 from frtrain.evaluation.suites import SUITES, FalseAcceptRate, Report
@@ -136,7 +137,5 @@ class PackSuite:
 
 def _decoded(data: bytes, where: str, size: int) -> NDArray[np.uint8]:
     image = decode_image(data, where)
-    height, width = image.shape[:2]
-    if (height, width) != (size, size):
-        raise DataError(f"{where}: is {width}x{height} pixels, but the model expects aligned crops of {size}x{size}")
+    check_size(image, where, size)
     return image

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from frtrain.errors import DataError
+from frtrain.files import read_text_file
 
 FOLDS = 10
 
@@ -196,11 +197,11 @@ def _draw_impostor(
 
 def _read_lines(path: Path) -> list[str]:
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_text_file(path)
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror or error})") from None
-    except UnicodeDecodeError:
-        raise DataError(f"{path}: is not a text file") from None
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        raise DataError(f"{path}: is not a text file")
     lines = text.rstrip().splitlines()
     if not lines:
         raise DataError(f"{path}: is empty; expected a pair list of LFW (pairs.txt, pairsDevTest.txt)")

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from frtrain.data.images import read_image
 from frtrain.errors import ConfigError, DataError
-from frtrain.evaluation.crops import FoundPairs, MissingPolicy, keep_found
+from frtrain.evaluation.crops import FoundPairs, MissingPolicy, check_size, keep_found
 from frtrain.evaluation.embed import Embed, Progress, embed_images
 from frtrain.evaluation.metrics import Verification
 from frtrain.evaluation.pairs import PairList, is_view_2, read_lfw_pairs
@@ -218,10 +218,5 @@ class LfwView2(LfwSuite):
 
 def _read_crop(path: Path, size: int) -> NDArray[np.uint8]:
     image = read_image(path)
-    height, width = image.shape[:2]
-    if (height, width) != (size, size):
-        raise DataError(
-            f"{path}: is {width}x{height} pixels, but the model expects aligned crops of {size}x{size}; "
-            "make them with python -m frtrain align source=PHOTOS target=CROPS"
-        )
+    check_size(image, str(path), size)
     return image

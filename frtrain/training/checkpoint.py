@@ -6,7 +6,6 @@ is in `checkpoint.json`, which is written last.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -21,6 +20,7 @@ from safetensors.torch import load_file, save_file
 
 from frtrain import __version__
 from frtrain.errors import CheckpointError
+from frtrain.files import file_sha256, sync_file, sync_folder
 
 FORMAT = 1
 INDEX = "checkpoint.json"
@@ -73,17 +73,17 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> Path:
             "fingerprint": checkpoint.fingerprint,
             "preprocessing": checkpoint.preprocessing,
             "config": checkpoint.config,
-            "sha256": {path.name: _sha256(path) for path in sorted(aside.iterdir())},
+            "sha256": {path.name: file_sha256(path) for path in sorted(aside.iterdir())},
         }
         _write_json(aside / INDEX, index)
         for path in aside.iterdir():
-            _flush_to_disk(path)
+            sync_file(path)
         replaced = folder.with_name(f".{folder.name}.{os.getpid()}.old")
         if folder.exists():
             folder.rename(replaced)
         aside.rename(folder)
         shutil.rmtree(replaced, ignore_errors=True)
-        _flush_to_disk(folder.parent)
+        sync_folder(folder.parent)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(aside, ignore_errors=True)
         raise CheckpointError(
@@ -110,7 +110,7 @@ def read_checkpoint(path: Path, parts: tuple[str, ...] = PARTS) -> Checkpoint:
         file = path / name
         if expected is None or not file.is_file():
             raise CheckpointError(f"{file}: is missing from the checkpoint; use an earlier one of {path.parent}")
-        if _sha256(file) != expected:
+        if file_sha256(file) != expected:
             raise CheckpointError(
                 f"{file}: is damaged (its content does not match the checksum in {INDEX}); use an earlier checkpoint of "
                 f"{path.parent}"
@@ -209,22 +209,6 @@ def load_optimizer(
 
 def _write_json(path: Path, value: object) -> None:
     path.write_text(json.dumps(value, indent=1), encoding="ascii")  # names need not be valid Unicode
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def _flush_to_disk(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _free_space(folder: Path) -> str:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import queue
 import threading
 from pathlib import Path
 
@@ -40,8 +41,10 @@ def test_decoding_stops_when_no_more_photographs_are_wanted(tmp_path: Path, monk
     monkeypatch.setattr(reading, "READ_AHEAD_PIXELS", 150)
     decoded = read_ahead(tmp_path, write_greys(tmp_path, 50))
     next(decoded)
+    (decoder,) = [thread for thread in threading.enumerate() if thread.name == "decoder"]
     decoded.close()
-    assert not [thread for thread in threading.enumerate() if thread.name == "decoder"]
+    decoder.join(timeout=30)
+    assert not decoder.is_alive()
 
 
 def test_unexpected_error_of_the_decoder_is_not_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -68,3 +71,13 @@ def test_batches_of_large_photographs_are_cut_short(monkeypatch: pytest.MonkeyPa
     assert not batches.add(photograph(0, 10, 10))
     assert len(batches.add(photograph(1, 10, 10))) == 2
     assert len(batches.add(photograph(2, 100, 100))) == 1
+
+
+def test_closing_does_not_wait_for_a_path_that_never_comes(tmp_path: Path):
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    more: queue.SimpleQueue[str] = queue.SimpleQueue()
+    more.put("a.png")
+    photographs = read_ahead(tmp_path, iter(more.get, None))
+    assert next(photographs)[0] == "a.png"
+    photographs.close()
+    more.put("a.png")

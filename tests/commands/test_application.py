@@ -32,10 +32,10 @@ from frtrain.training.build import check_components
         (["+loss.gamma=1"], "loss.gamma: unknown key"),
         (["loss.margn=0.5"], "loss.margn: unknown key; did you mean 'margin'?"),
         (["data=folder"], "data.root: a value is required"),
-        (["data=folder", "data.root=x", "data.identities=y"], "data.identities: unknown key; it is subset.include now"),
+        (["data=folder", "data.root=x", "data.identities=y"], "data.identities: unknown key; it is subset.include"),
         (
             ["data=folder", "data.root=x", "data.min_images=2"],
-            "data.min_images: unknown key; it is subset.min_images now",
+            "data.min_images: unknown key; it is subset.min_images",
         ),
         (["subset.min_image=2"], "subset.min_image: unknown key; did you mean 'min_images'?"),
         (["subset.first=0"], "subset.first=0: must be greater than 0"),

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from frtrain.data.formats.pickled import Array, read_pickled
 from frtrain.errors import DataError
+from frtrain.files import atomic_file
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,6 +49,8 @@ def read_pack(path: str | Path) -> VerificationPack:
     """
     path = Path(path)
     try:
+        if not path.is_dir() and path.exists() and not path.is_file():
+            raise DataError(f"{path}: is not a regular file")  # opening a pipe would wait for its other end
         with path.open("rb") as file:
             if not file.seek(0, 2):
                 raise DataError(f"{path}: is empty; expected a verification pack as InsightFace's lfw.bin")
@@ -81,21 +84,16 @@ def write_pack(path: Path, images: Iterable[bytes], genuine: NDArray[np.bool_]) 
         OSError: it cannot be written; nothing is left behind.
         ValueError: there are not two images per pair, or one is empty or above 4 GiB.
     """
-    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with aside.open("wb") as file:
-            file.write(pickle.PROTO + b"\x03" + pickle.EMPTY_LIST + pickle.MARK)
-            count = sum(file.write(_bytes_instruction(image)) > 0 for image in images)
-            if count != 2 * len(genuine):
-                raise ValueError(f"{count:,} images for {len(genuine):,} pairs; a pair has two")
-            file.write(pickle.APPENDS + pickle.EMPTY_LIST + pickle.MARK)
-            file.write(b"".join(pickle.NEWTRUE if same else pickle.NEWFALSE for same in genuine.tolist()))
-            file.write(pickle.APPENDS + pickle.TUPLE2 + pickle.STOP)
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
+    with atomic_file(path) as file:
+        file.write(pickle.PROTO + b"\x03" + pickle.EMPTY_LIST + pickle.MARK)
+        count = sum(file.write(_bytes_instruction(image)) > 0 for image in images)
+        if count != 2 * len(genuine):
+            raise ValueError(f"{count:,} images for {len(genuine):,} pairs; a pair has two")
+        file.write(pickle.APPENDS + pickle.EMPTY_LIST + pickle.MARK)
+        file.write(b"".join(pickle.NEWTRUE if same else pickle.NEWFALSE for same in genuine.tolist()))
+        file.write(pickle.APPENDS + pickle.TUPLE2 + pickle.STOP)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _bytes_instruction(image: bytes) -> bytes:

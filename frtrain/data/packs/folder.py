@@ -16,7 +16,7 @@ from frtrain.data.manifest import read_list
 from frtrain.data.packs.appended import AppendedFile
 from frtrain.data.packs.container import Container, State, checksum_line, part_of
 from frtrain.data.packs.paths import SafePaths
-from frtrain.data.packs.target import sync_file, sync_folder
+from frtrain.files import sync_file, sync_folder
 
 CHECKSUMS = "checksums.sha256"
 ASIDE = ".image.part"

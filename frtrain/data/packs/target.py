@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from frtrain.errors import ConfigError, DataError
+from frtrain.files import write_durably
 
 PACK = "pack.json"
 JOURNAL = "pack.json.part"
@@ -111,48 +112,6 @@ def write_journal(target: Path, journal: Journal) -> None:
     write_durably(target / JOURNAL, (json.dumps(asdict(journal)) + "\n").encode())
 
 
-def write_durably(path: Path, content: bytes) -> None:
-    """Write aside, wait for the disk, rename.
-
-    Raises:
-        OSError: the disk is full; nothing is left behind.
-    """
-    aside = path.with_name(f".{path.name}.new")
-    try:
-        with aside.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
-    sync_folder(path.parent)
-
-
-def sync_file(path: Path) -> None:
-    """Wait until a file is on the disk.
-
-    Raises:
-        OSError: it is not there, or the disk fails.
-    """
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def sync_folder(folder: Path) -> None:
-    """Wait until the names in a folder are on the disk, where the file system can do that."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    except OSError:
-        pass
-    finally:
-        os.close(descriptor)
-
-
 def unwritable(target: Path, error: OSError) -> DataError:
     """The error for a target on which a write failed: no permission, no room."""
     file = error.filename2 or error.filename
@@ -161,6 +120,10 @@ def unwritable(target: Path, error: OSError) -> DataError:
         return DataError(
             f"target={target}: a name is longer than this file system allows{named}: choose to=recordio or to=webdataset, "
             "which keep names in a list, or rename it in the source"
+        )
+    if error.errno in (errno.EEXIST, errno.ENOTDIR):
+        return DataError(
+            f"target={target} cannot be written: a file stands where a folder is needed{named}: choose another"
         )
     return DataError(
         f"target={target} cannot be written: {error.strerror or error}{named}. Choose a folder with room that you may write "

@@ -8,9 +8,10 @@ from typing import Any, ClassVar
 
 from frtrain.data.formats.tar import TarShardWriter
 from frtrain.data.pack_names import extension_of, relative_name
-from frtrain.data.packs.container import Container, State, file_sha256, part_of
+from frtrain.data.packs.container import Container, State, part_of
 from frtrain.data.packs.target import PART
 from frtrain.errors import DataError
+from frtrain.files import file_sha256
 
 LIST = "images.lst"
 SHARDS = "train-*.tar"

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from frtrain.data.manifest import CLASSES, list_line, read_list, write_classes
 from frtrain.data.packs.appended import AppendedFile
-from frtrain.data.packs.container import Container, State, checksum_line, file_sha256, part_of
+from frtrain.data.packs.container import Container, State, checksum_line, part_of
 from frtrain.data.packs.digest import ContentDigest
 from frtrain.data.packs.folder import CHECKSUMS, FolderContainer
 from frtrain.data.packs.recordio import RecordIOContainer
@@ -27,14 +27,12 @@ from frtrain.data.packs.target import (
     locked,
     read_facts,
     read_journal,
-    sync_file,
-    sync_folder,
     unwritable,
-    write_durably,
     write_journal,
 )
 from frtrain.data.packs.webdataset import WebDatasetContainer
 from frtrain.errors import DataError
+from frtrain.files import file_sha256, sync_file, sync_folder, write_durably
 
 Kind = Literal["folder", "recordio", "webdataset"]
 CONTAINERS: dict[str, type[Container]] = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
@@ -18,6 +19,8 @@ from frtrain.config_files import completed
 from frtrain.data.encoded import EncodedSource
 from frtrain.data.source import SOURCES, Preparable, Source
 from frtrain.errors import ConfigError, DataError, ImageError
+
+log = logging.getLogger(__name__)
 
 Classes = Literal["offset", "shared"]
 
@@ -66,12 +69,14 @@ def concatenated(sources: Specs, classes: Classes) -> Concatenation:
             identity.
 
     Raises:
-        DataError: of one of the sources.
+        DataError: of one of the sources, or it is there twice and its people would be two each.
     """
-    built = []
+    built: list[Source] = []
     for number, spec in enumerate(sources):
         with _of_source(number):
-            built.append(SOURCES.build(spec))
+            source = SOURCES.build(spec)
+        _refuse_repetition(source, built, classes)
+        built.append(source)
     if all(isinstance(source, EncodedSource) for source in built):
         return EncodedConcatenation(built, classes)
     if any(isinstance(source, Preparable) for source in built):
@@ -172,6 +177,19 @@ class PreparableConcatenation(Concatenation):
             elif progress is not None:
                 progress(len(source))
         return needed
+
+
+def _refuse_repetition(source: Source, earlier: Sequence[Source], classes: Classes) -> None:
+    """See that a source is no earlier one over again: the same images in the same place."""
+    number = len(earlier)
+    for other_number, other in enumerate(earlier):
+        if source.fingerprint == other.fingerprint and source.describe(0) == other.describe(0):
+            if classes == "offset":
+                raise DataError(
+                    f"data.sources.{number}: is the same as data.sources.{other_number}, and each of its people would become "
+                    "two; leave one of them out"
+                )
+            log.warning("data.sources.%d is the same as data.sources.%d: its images count twice", number, other_number)
 
 
 def _clash(sources: Sequence[Source]) -> bool:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from frtrain.data.encoded import EncodedSource
-from frtrain.data.images import is_image_path, read_file
+from frtrain.data.images import EXTENSIONS, is_image_path, read_file
 from frtrain.data.index_cache import load_index, save_index, stamp_of
 from frtrain.data.label_texts import LabelTexts
 from frtrain.data.manifest import unescaped
@@ -29,6 +29,20 @@ OUTSIDE = "outside"
 
 _FOLDERS_REMEMBERED = 1 << 16
 _LONGEST_LINE = 1 << 16
+_ENDINGS = tuple(EXTENSIONS)
+_COLUMN_NAMES = {
+    "path",
+    "file",
+    "filename",
+    "file_name",
+    "image",
+    "image_path",
+    "label",
+    "class",
+    "identity",
+    "id",
+    "name",
+}
 
 
 @SOURCES.register("list")
@@ -40,7 +54,7 @@ class ListSource(EncodedSource):
         flag<tab>path<tab>label    as InsightFace's older lists; told from im2rec's by the first such line
 
     A label is a whole number or an identity's name. Classes are in the order of the numbers, or of the names. Empty
-    lines and lines that begin with `#` are passed over. A path that a second line lists with the same label is left out
+    lines, lines that begin with `#` and a first line of column names (`path label`) are passed over. A path that a second line lists with the same label is left out
     and told; with another label it is an error. Files are not looked at before they are read. The fingerprint covers
     paths and labels, not pixels.
 
@@ -121,7 +135,7 @@ class ListSource(EncodedSource):
 
     def _opened(self) -> _Listed:
         """What the file lists: from the cache if it has not changed since, else by reading it."""
-        key = f"list 1:{self.list.absolute()}:{self.root}:{self.links}"
+        key = f"list 2:{self.list.absolute()}:{self.root}:{self.links}"
         try:
             stamp = stamp_of([self.list])
         except OSError as error:
@@ -207,6 +221,7 @@ class _Listed:
 def _lines(file: Path) -> Iterator[tuple[int, str, str]]:
     """Line number, path and label of every line that has them."""
     label_last: bool | None = None  # of lines with three fields: InsightFace's order
+    is_first = True
     try:
         with file.open(encoding="utf-8-sig", errors="surrogateescape", newline="\n") as lines:
             for number, line in enumerate(iter(lambda: lines.readline(_LONGEST_LINE), ""), start=1):
@@ -227,6 +242,15 @@ def _lines(file: Path) -> Iterator[tuple[int, str, str]]:
                 path, label = path.strip(), label.strip()
                 if not path or not label:
                     raise DataError(f"{file}:{number}: the {'label' if path else 'path'} is missing: {text[:80]!r}")
+                if label.lower().endswith(_ENDINGS) and not path.lower().endswith(_ENDINGS):
+                    raise DataError(
+                        f"{file}:{number}: the image stands where the label is expected: {text[:80]!r}; expected: path label "
+                        "(or number, label, path with tabs)"
+                    )
+                if is_first and {path.lower(), label.lower()} <= _COLUMN_NAMES:
+                    is_first = False
+                    continue
+                is_first = False
                 yield number, path, label
     except OSError as error:
         raise DataError(f"data.list={file}: cannot be read ({error.strerror})") from None

@@ -128,6 +128,13 @@ def open_pack(path: Path) -> Pack:
     path = path.absolute()
     reader = RecordReader(path)
     table = _kept_table(reader, path.with_suffix(".idx"))
+    beyond = reader.size - int(table.extents.sum())
+    if beyond > 0:
+        log.warning(
+            "%s: %s leaves %d of %d bytes out, records that are not read: it is of another file or cut short. Delete it to "
+            "have all records found",
+            *(path, path.with_suffix(".idx").name, beyond, reader.size),
+        )
     images = _images(reader, table)
     labels = _whole_labels(reader, table, images)
     return Pack(
@@ -138,7 +145,7 @@ def open_pack(path: Path) -> Pack:
 def _kept_table(reader: RecordReader, index: Path) -> RecordTable:
     has_index = index.is_file()
     stamp = stamp_of([reader.path, index] if has_index else [reader.path])
-    key = f"recordio:{reader.path}"
+    key = f"recordio 1:{reader.path}"
     names = [field.name for field in fields(RecordTable)]
     kept = load_index(key, stamp)
     if kept is not None and kept.keys() == set(names):

@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 import re
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -114,10 +115,15 @@ class WebDatasetSource(EncodedSource):
 
     def _listed_names(self) -> Names:
         """Of `images.lst`, whose numbers are the members' in packs of frtrain; empty if there is none."""
-        keys = [member.partition(".")[0] for member in self.members] if (self.folder / LIST).is_file() else []
-        if not len(self.numbers) or not keys or not all(re.fullmatch("[0-9]{1,18}", key) for key in keys):
+        if not len(self.numbers) or not (self.folder / LIST).is_file():
             return Names.of([])
-        listed = listed_names([(self.folder / LIST, np.array(keys).astype(np.int64), self.numbers[self.labels])])
+        numbers = array("q")
+        for member in self.members:
+            key = member.partition(".")[0]
+            if not re.fullmatch("[0-9]{1,18}", key):
+                return Names.of([])
+            numbers.append(int(key))
+        listed = listed_names([(self.folder / LIST, np.array(numbers, dtype=np.int64), self.numbers[self.labels])])
         return Names.of([]) if listed is None else listed[0]
 
     def __getstate__(self) -> dict[str, object]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
-from torchvision.models import ResNet as TorchvisionResNet
-from torchvision.models import resnet18 as torchvision_resnet18
-from torchvision.models import resnet50 as torchvision_resnet50
 
 from frtrain.backbones.base import BACKBONES, ConvolutionalBackbone, EmbeddingSize
 from frtrain.schema import FractionBelowOne
+
+if TYPE_CHECKING:
+    from torchvision.models import ResNet as TorchvisionResNet
 
 
 class ResNet(ConvolutionalBackbone):
@@ -38,10 +40,14 @@ class ResNet(ConvolutionalBackbone):
 @BACKBONES.register("resnet18")
 def resnet18(embedding_size: EmbeddingSize, dropout: FractionBelowOne) -> ResNet:
     """ResNet-18 with random weights; nothing is downloaded."""
-    return ResNet(torchvision_resnet18(weights=None), embedding_size, dropout)
+    import torchvision  # takes two seconds, which other backbones are spared
+
+    return ResNet(torchvision.models.resnet18(weights=None), embedding_size, dropout)
 
 
 @BACKBONES.register("resnet50")
 def resnet50(embedding_size: EmbeddingSize, dropout: FractionBelowOne) -> ResNet:
     """ResNet-50 with random weights; nothing is downloaded."""
-    return ResNet(torchvision_resnet50(weights=None), embedding_size, dropout)
+    import torchvision  # takes two seconds, which other backbones are spared
+
+    return ResNet(torchvision.models.resnet50(weights=None), embedding_size, dropout)

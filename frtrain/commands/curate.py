@@ -19,8 +19,8 @@ from frtrain.commands.evaluate import load_model
 from frtrain.config import SubsetConfig
 from frtrain.config_files import completed
 from frtrain.curation.duplicates import find_duplicates, find_shared_photographs
-from frtrain.curation.embeddings import embed_source
-from frtrain.curation.findings import Findings, Overlap
+from frtrain.curation.embeddings import embed_source, sample_digest
+from frtrain.curation.findings import Findings, Mislabelled, Overlap
 from frtrain.curation.page import findings_page
 from frtrain.curation.search import (
     Surveyed,
@@ -171,7 +171,7 @@ def _curate(config: Config, embedder: Embedder, source: Source, test: Source | N
 def _surveyed(
     config: Config, embedder: Embedder, source: Source, folder: Path, name: str, console: Console
 ) -> Surveyed:
-    identity = {"model": embedder.fingerprint, "data": source.fingerprint}
+    identity = {"model": embedder.fingerprint, "data": source.fingerprint, "sample": sample_digest(source)}
     with progress_bar(f"embedding {name}", len(source), console) as advance:
         embedded = embed_source(embedder.embed, source, folder, name, config.batch_size, identity, advance)
     return survey(source, embedded, config.stranger_share)
@@ -211,11 +211,7 @@ def _write_lists(folder: Path, findings: Findings, data: Surveyed, sure: bool) -
             Exclusion("identity", identity, f"is {other} of the test set")
             for identity, other in {overlap.identity: overlap.other for overlap in findings.overlaps}.items()
         ],
-        "mislabelled": [
-            Exclusion("image", case.name, f"fits {case.identity} by {case.fit:.2f}")
-            for case in findings.mislabelled
-            if sure
-        ],
+        "mislabelled": [Exclusion("image", case.name, _reason(case)) for case in findings.mislabelled if sure],
         "duplicates": [
             Exclusion("image", image_name(source, image), f"nearly the same as {image_name(source, group.images[0])}")
             for group in findings.duplicates
@@ -230,6 +226,11 @@ def _write_lists(folder: Path, findings: Findings, data: Surveyed, sure: bool) -
         else:
             path.unlink(missing_ok=True)
     return {f"exclude_{kind}.txt": len(exclusions) for kind, exclusions in kinds.items() if exclusions}
+
+
+def _reason(case: Mislabelled) -> str:
+    suggestion = f", looks like {case.suggestion}" if case.suggestion else ""
+    return f"fits {case.identity} by {case.fit:.2f}{suggestion}"
 
 
 def _summary(findings: Findings, lists: dict[str, int]) -> list[str]:

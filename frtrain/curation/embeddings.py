@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from frtrain.data.encoded import EncodedSource
 from frtrain.data.inspection.perceptual_hash import grey_of, hashes_of_grey
 from frtrain.data.source import Source
 from frtrain.errors import DataError, ImageError
@@ -21,6 +23,7 @@ from frtrain.signals import StoppedError, StopRequest
 
 BATCHES_BETWEEN_NOTES = 20
 HASH_WORDS = 5
+SAMPLED = 64
 
 
 @dataclass(frozen=True)
@@ -69,8 +72,8 @@ def embed_source(
     count = len(source)
     note = folder / f"{name}.json"
     begun = _read_note(note)
-    goes_on = begun.get("identity") == identity and all(path.exists() for path in _Arrays.paths(folder, name))
-    done, width = (int(begun["done"]), int(begun["width"])) if goes_on else (0, 0)
+    goes_on = begun.get("identity") == identity and _Arrays.are_whole(folder, name, count, begun)
+    done, width = (begun["done"], begun["width"]) if goes_on else (0, 0)
     try:
         with StopRequest() as stop:
             kept: _Arrays | None = _Arrays(folder, name, count, width, "r+") if done else None
@@ -104,18 +107,28 @@ def embed_source(
     return Embedded(kept.embeddings, kept.hashes, kept.readable)
 
 
+def sample_digest(source: Source) -> str:
+    """Of the stored bytes of some images, evenly spread: new crops under the old names are noticed.
+
+    Images that are not stored, or cannot be read, count by their description.
+    """
+    digest = hashlib.sha256()
+    for index in np.unique(np.linspace(0, len(source) - 1, SAMPLED).astype(np.int64)).tolist():
+        try:
+            data = source.encoded(index) if isinstance(source, EncodedSource) else b""
+        except ImageError:
+            data = b""
+        digest.update(hashlib.sha256(data or source.describe(index).encode("utf-8", "surrogateescape")).digest())
+    return digest.hexdigest()[:16]
+
+
 class _Arrays:
     """The three files of a data set's embeddings."""
 
     def __init__(self, folder: Path, name: str, count: int, width: int, mode: str):
-        kinds: list[tuple[type, tuple[int, ...]]] = [
-            (np.float16, (count, width)),
-            (np.uint64, (count, HASH_WORDS)),
-            (np.bool_, (count,)),
-        ]
         self._files = tuple(
             np.lib.format.open_memmap(path, mode, *(kind if mode == "w+" else ()))
-            for path, kind in zip(self.paths(folder, name), kinds, strict=True)
+            for path, kind in zip(self.paths(folder, name), self.kinds(count, width), strict=True)
         )
         self.embeddings: NDArray[np.float16]
         self.hashes: NDArray[np.uint64]
@@ -125,6 +138,22 @@ class _Arrays:
     @staticmethod
     def paths(folder: Path, name: str) -> list[Path]:
         return [folder / f"{name}.{what}.npy" for what in ("embeddings", "hashes", "readable")]
+
+    @staticmethod
+    def kinds(count: int, width: int) -> list[tuple[type, tuple[int, ...]]]:
+        return [(np.float16, (count, width)), (np.uint64, (count, HASH_WORDS)), (np.bool_, (count,))]
+
+    @classmethod
+    def are_whole(cls, folder: Path, name: str, count: int, note: dict[str, Any]) -> bool:
+        """Whether the files are what the note says; one that was cut would be filled up with zeros."""
+        done, width = note.get("done"), note.get("width")
+        if not (isinstance(done, int) and isinstance(width, int) and 0 < done <= count):
+            return False
+        try:
+            files = [np.load(path, mmap_mode="r", allow_pickle=False) for path in cls.paths(folder, name)]
+        except (OSError, ValueError, EOFError):
+            return False
+        return [(file.dtype.type, file.shape) for file in files] == cls.kinds(count, width)
 
     def put(self, indices: list[int], rows: NDArray[np.float32], hashes: list[NDArray[np.uint64]]) -> None:
         self.embeddings[indices] = rows

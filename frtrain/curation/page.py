@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterable, Sequence
 from html import escape
 
 import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
 
 from frtrain import __version__
 from frtrain.curation.findings import Findings
 from frtrain.curation.search import Surveyed
 from frtrain.data.encoded import image_name
-from frtrain.errors import ImageError
+from frtrain.data.images import encode_png_or_jpeg
+from frtrain.data.inspection.contact_sheet import thumbnail
 from frtrain.page import data_uri, headline, page
 
-THUMBNAIL = 72
+THUMBNAIL, QUALITY = 72, 80
 IMAGES_IN_A_ROW = 8
 
 
@@ -163,23 +161,14 @@ def _typical(data: Surveyed | None, identity: str, but: int | None = None) -> li
 
 def _picture(data: Surveyed, image: int) -> str:
     name = _printable(image_name(data.source, image))
-    try:
-        pixels = data.source.image(image)
-    except ImageError:
-        return f"<span class='note'>{name}</span>"
-    return f"<img alt='{name}' title='{name}' src='{data_uri(_jpeg(pixels), 'jpeg')}'>"
-
-
-def _jpeg(pixels: NDArray[np.uint8]) -> bytes:
-    content = io.BytesIO()
-    Image.fromarray(pixels).resize((THUMBNAIL, THUMBNAIL)).save(content, format="JPEG", quality=80)
-    return content.getvalue()
+    content = encode_png_or_jpeg(thumbnail(data.source, image, THUMBNAIL), ".jpg", QUALITY)
+    return f"<img alt='{name}' title='{name}' src='{data_uri(content, 'jpeg')}'>"
 
 
 STYLE = """<style>
 .cases { display: grid; grid-template-columns: repeat(auto-fill, minmax(480px, 1fr)); gap: .9rem 1.5rem; }
 .case { border-top: 1px solid #eee; padding-top: .3rem; overflow: hidden; }
 .case p { margin: 0 0 .3rem; overflow-wrap: anywhere; font-size: .9rem; }
-.group { display: inline-block; white-space: nowrap; padding-right: 14px; }
-.case img { width: 56px; height: 56px; margin-right: 2px; border-radius: 3px; }
+.group { display: inline-block; white-space: nowrap; padding-right: 10px; }
+.case img { width: 46px; height: 46px; margin-right: 2px; border-radius: 3px; }
 </style>"""

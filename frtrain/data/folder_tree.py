@@ -52,7 +52,7 @@ class Tree:
         """The stamps, `uint64 [F, 4]`."""
         return np.array(self.stamps, dtype=np.uint64).reshape(-1, 4)
 
-    def identities_from(self, listed: int) -> Iterator[tuple[int, int]]:
+    def inodes_from(self, listed: int) -> Iterator[tuple[int, int]]:
         """Device and inode of the folders after the first `listed`."""
         later = self.stamps[4 * listed :]
         return zip(later[0::4], later[1::4], strict=True)
@@ -76,7 +76,7 @@ def walk_images(root: Path, links: Links) -> Tree:
     waiting = deque(_walk_below("", root, real_root, links, tree))
     if not waiting:
         return tree
-    seen = set(tree.identities_from(0))
+    seen = set(tree.inodes_from(0))
     while waiting:
         link = waiting.popleft()
         if links == "inside":
@@ -88,7 +88,7 @@ def walk_images(root: Path, links: Links) -> Tree:
         if (status.st_dev, status.st_ino) not in seen:
             listed = len(tree.folders)
             waiting += _walk_below(link, root, real_root, links, tree)
-            seen.update(tree.identities_from(listed))
+            seen.update(tree.inodes_from(listed))
     return tree
 
 

@@ -57,6 +57,16 @@ from frtrain.training.build import check_components
         (["resume=runs/a", "run_dir=b"], "resume=PATH goes on in that run's own folder"),
         (["loss=[1"], "cannot understand the argument 'loss=[1'"),
         (["inspect", "data=folder", "data.root=x", "data.layout=odd"], "data.layout='odd': must be"),
+        (
+            ["data=folder", "data.root=~nobody.of.this.name/x"],
+            "data.root=~nobody.of.this.name/x: there is no home folder of",
+        ),
+        (
+            ["inspect", "data=folder", "data.root=~nobody.of.this.name/x"],
+            "there is no home folder of ~nobody.of.this.name",
+        ),
+        (["curate", "model=pixels", "data.root=x", "target="], "target: a folder is required"),
+        (["convert", "source=x", "target=", "to=recordio"], "target: a folder is required"),
         (["-m", "loss=arcface,cosfase"], "loss=cosfase: unknown loss; did you mean 'cosface'?"),
     ],
 )
@@ -193,3 +203,9 @@ def test_a_sweep_runs_every_job_in_a_folder_of_its_own(crops_folder: Callable[..
     assert len(found) == 4
     names = sorted(path.name for path in (tmp_path / "runs").iterdir() if path.name != "sweeps")
     assert names == ["arcface_iresnet_tiny", "sv_softmax_iresnet_tiny"]
+
+
+def test_what_the_system_refuses_is_told_without_a_traceback(capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit, match="1"):
+        run_verb(["inspect", "data=folder", f"data.root=/{'x' * 300}", "read=none"])
+    assert "File name too long" in capsys.readouterr().err

@@ -226,3 +226,11 @@ def test_killed_command_goes_on_to_the_same_pack(tmp_path: Path, to: str) -> Non
     assert not (target / "pack.json").exists(), "killed too late"
     call(tmp_path / "source", target, to)
     assert tree(target) == tree(tmp_path / "whole")
+
+
+def test_target_lies_in_none_of_the_sources_that_are_joined(faces: Path, tmp_path: Path) -> None:
+    sources = f"data.sources=[{{name: folder, root: '{faces}'}}]"
+    overrides = ["data=concat", sources, f"target={faces / 'pack'}", "to=recordio"]
+    with pytest.raises(ConfigError, match="lies inside source"):
+        convert.run(parse(convert.Config, compose_plain("convert", overrides)))
+    assert not (faces / "pack").exists()

@@ -124,10 +124,11 @@ def test_missing_images_are_named(people: Path, view_2: Path, tmp_path: Path) ->
 
 
 def test_pack_that_exists_is_kept_until_redo(people: Path, view_2: Path, tmp_path: Path) -> None:
-    (tmp_path / "a.bin").write_bytes(b"precious")
+    write_pack(tmp_path / "a.bin", [image("x"), image("y")], np.array([True]))
+    before = (tmp_path / "a.bin").read_bytes()
     with pytest.raises(ConfigError, match=r"exists.*redo=true"):
         call(people, tmp_path / "a.bin", "bin", f"pairs={view_2}")
-    assert (tmp_path / "a.bin").read_bytes() == b"precious"
+    assert (tmp_path / "a.bin").read_bytes() == before
     call(people, tmp_path / "a.bin", "bin", f"pairs={view_2}", "redo=true")
     assert len(read_pack(tmp_path / "a.bin")) == 4
 
@@ -157,3 +158,34 @@ def test_pack_of_insightface_is_unpacked(shared: Path, tmp_path: Path, crops_fol
     lines = (tmp_path / "folder" / "pairs.tsv").read_text().splitlines()
     assert lines[0] == "pair000001/pair000001_0001.jpg\tpair000001/pair000001_0002.jpg\t1"
     assert len(lines) == 10
+
+
+def test_redo_replaces_no_file_of_another_kind(people: Path, view_2: Path, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_bytes(b"precious")
+    with pytest.raises(ConfigError, match=r"target=.*notes\.txt is no verification pack"):
+        call(people, tmp_path / "notes.txt", "bin", f"pairs={view_2}", "redo=true")
+    assert (tmp_path / "notes.txt").read_bytes() == b"precious"
+
+
+def test_fewer_pairs_than_asked_for_are_told(people: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    call(people, tmp_path / "a.bin", "bin", "pairs=1000")
+    assert "pairs=1,000 were asked for" in capsys.readouterr().out
+
+
+def test_keys_that_would_do_nothing_are_refused(people: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"pairs=6: is for to=bin"):
+        call(people, tmp_path / "rec", "recordio", "pairs=6")
+    call(people, tmp_path / "a.bin", "bin", "pairs=4")
+    with pytest.raises(ConfigError, match=r"subset: source=.*a\.bin is a verification pack"):
+        call(tmp_path / "a.bin", tmp_path / "b", "folder", "subset.first=2")
+
+
+def test_unpacking_decodes_if_asked_to(people: Path, tmp_path: Path) -> None:
+    call(people, tmp_path / "a.bin", "bin", "pairs=4")  # whose images only begin like images
+    with pytest.raises(ImageError, match=r"is damaged|not an image"):
+        call(tmp_path / "a.bin", tmp_path / "b", "folder", "decode=true")
+
+
+def test_list_of_pairs_that_never_ends_is_refused(people: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"pairs=/dev/zero: cannot be read \(Not a regular file\)"):
+        call(people, tmp_path / "a.bin", "bin", "pairs=/dev/zero")

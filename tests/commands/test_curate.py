@@ -94,3 +94,29 @@ def test_a_model_that_cannot_tell_people_apart_writes_no_list_of_wrong_labels(
     assert run_verb(["curate", "model=pixels", f"data.root={data}", f"target={tmp_path / 'out'}", "device=cpu"]) == 0
     assert "use a better one" in capsys.readouterr().out
     assert not (tmp_path / "out" / "exclude_mislabelled.txt").exists()
+
+
+def test_files_of_others_are_neither_replaced_nor_deleted(
+    crops_folder: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    data, target = crops_folder(4, 2), tmp_path / "notes"
+    target.mkdir()
+    (target / "exclude_overlap.txt").write_text("by hand\n")
+    (target / "page.html").write_text("mine")
+    with pytest.raises(SystemExit, match="1"):
+        run_verb(["curate", "model=pixels", f"data.root={data}", f"target={target}", "device=cpu"])
+    assert "holds exclude_overlap.txt, which is not of an earlier call" in capsys.readouterr().err
+    assert sorted(path.name for path in target.iterdir()) == ["exclude_overlap.txt", "page.html"]
+    assert (target / "page.html").read_text() == "mine"
+
+
+@pytest.mark.parametrize("key", ["against", "target"])
+def test_the_data_set_is_neither_its_test_set_nor_its_target(
+    crops_folder: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], key: str
+):
+    data = crops_folder(4, 2)
+    places = {"target": str(tmp_path / "out"), key: str(data)}
+    assert (
+        run_verb(["curate", "model=pixels", f"data.root={data}", *(f"{name}={at}" for name, at in places.items())]) == 2
+    )
+    assert f"{key}={data} is the data set itself" in capsys.readouterr().err

@@ -2,13 +2,15 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from frtrain.curation.embeddings import embed_source
+from frtrain.curation.embeddings import embed_source, sample_digest
+from frtrain.data import SOURCES
 from frtrain.errors import ImageError
 from frtrain.signals import StoppedError
 
@@ -90,3 +92,30 @@ def test_files_that_were_deleted_are_made_anew(tmp_path: Path):
     network = Shade()
     assert embed_source(network, Squares(), tmp_path, "data", 8, {"model": "a"}).readable.sum() == COUNT - 1
     assert network.seen == COUNT - 1
+
+
+@pytest.mark.parametrize("damage", ["cut", "emptied", "of another shape", "a note of nonsense"])
+def test_files_that_were_damaged_are_made_anew(tmp_path: Path, damage: str):
+    embed_source(Shade(), Squares(), tmp_path, "data", 8, {"model": "a"})
+    path = tmp_path / "data.embeddings.npy"
+    if damage == "cut":
+        os.truncate(path, path.stat().st_size - 40)
+    elif damage == "emptied":
+        path.write_bytes(b"")
+    elif damage == "of another shape":
+        np.save(path, np.zeros((3, 2), np.float16))
+    else:
+        (tmp_path / "data.json").write_text('{"identity": {"model": "a"}, "width": 2, "done": "all"}')
+    found = embed_source(Shade(), Squares(), tmp_path, "data", 8, {"model": "a"})
+    np.testing.assert_allclose(found.embeddings[59], expected(59), atol=1e-3)
+
+
+def test_new_crops_under_the_old_names_have_another_sample(crops_folder: Callable[..., Path]):
+    root = crops_folder(3, 2)
+    source = SOURCES.build({"name": "folder", "root": str(root), "layout": "auto", "links": "inside"})
+    before = sample_digest(source)
+    assert sample_digest(source) == before
+    for path in root.rglob("*.png"):
+        path.write_bytes(path.read_bytes() + b"\0")
+    assert sample_digest(source) != before
+    assert sample_digest(Squares())

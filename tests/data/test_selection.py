@@ -208,3 +208,31 @@ def test_labels_that_do_not_fit_are_told_before_anything_is_chosen():
 def test_wrong_values_are_errors_that_name_the_key(values: dict[str, object], message: str):
     with pytest.raises(ConfigError, match=message):
         subset(**values)
+
+
+def test_the_headers_of_lfw_are_no_identities_of_that_number(tmp_path: Path):
+    source = Named()
+    source.classes = ["0", "1", "2", "3"]
+    assert list(select(source, subset(include=listed(tmp_path / "people.txt", "2\n0\t3\n1\t2\n"))).classes) == [
+        "0",
+        "1",
+    ]
+
+
+def test_a_list_of_numbers_has_no_header(tmp_path: Path):
+    source = Named()
+    source.classes = ["0", "1", "2", "3"]
+    with pytest.raises(DataError, match=r"1 of 2 identities are not .* 7"):
+        select(source, subset(include=listed(tmp_path / "people.txt", "7\n1\n")))
+
+
+def test_a_byte_order_mark_belongs_to_no_name(tmp_path: Path):
+    people = listed(tmp_path / "people.txt", "\ufeffAna\nDi\n")
+    assert list(select(Named(), subset(include=people)).classes) == ["Ana", "Di"]
+    assert list(select(Named(), subset(exclude=[people])).classes) == ["Bo", "Cy"]
+
+
+@pytest.mark.parametrize("keys", [{"include": "/dev/zero"}, {"exclude": ["/dev/zero"]}])
+def test_a_list_that_never_ends_is_refused(keys: dict[str, object]):
+    with pytest.raises(DataError, match=r"/dev/zero: cannot be read \(Not a regular file\)"):
+        select(Named(), subset(**keys))

@@ -8,10 +8,6 @@ from itertools import combinations
 import numpy as np
 from numpy.typing import NDArray
 
-from frtrain.data.inspection.perceptual_hash import perceptual_hash
-
-__all__ = ["FINE_DISTANCE", "MOST_DISTANCE", "bit_count", "connected_groups", "near_duplicates", "perceptual_hash"]
-
 BITS = 64
 MOST_DISTANCE = 16
 """Unrelated faces differ in about 28 of 64 bits; beyond this distance nearly everything is found."""

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from html import escape
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from frtrain import __version__
 from frtrain.data.encoded import image_name
+from frtrain.data.images import encode_png_or_jpeg
 from frtrain.data.inspection.contact_sheet import COLUMNS, contact_sheet, sheet_rows, thumbnail
 from frtrain.data.inspection.summary import Summary
 from frtrain.data.inspection.words import KINDS, facts, number, problem_words, shortened, size_rows
@@ -98,7 +97,7 @@ def _render(
         "</div>",
         "<h2>A few identities</h2>",
         f'<p class="note">A row each, spread over the data set, the first {COLUMNS} images.</p>',
-        figure(_jpeg(pictures.sheet, quality), "", "jpeg"),
+        figure(encode_png_or_jpeg(pictures.sheet, ".jpg", quality), "", "jpeg"),
     ]
     if summary.readable:
         parts += [_measures(summary), *_extremes(source, summary, pictures, quality)]
@@ -178,14 +177,11 @@ def _groups(source: Source, summary: Summary, pictures: _Pictures, quality: int)
 
 
 def _thumbnails(images: Sequence[NDArray[np.uint8]], captions: Sequence[str], quality: int) -> str:
-    figures = [figure(_jpeg(image, quality), caption, "jpeg") for image, caption in zip(images, captions, strict=True)]
+    figures = [
+        figure(encode_png_or_jpeg(image, ".jpg", quality), caption, "jpeg")
+        for image, caption in zip(images, captions, strict=True)
+    ]
     return f'<div class="thumbnails">{"".join(figures)}</div>'
-
-
-def _jpeg(image: NDArray[np.uint8], quality: int) -> bytes:
-    encoded = io.BytesIO()
-    Image.fromarray(image).save(encoded, "JPEG", quality=quality)
-    return encoded.getvalue()
 
 
 def _histogram(bars: Sequence[tuple[str, int]], across: str, up: str) -> str:

@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 from scipy.fft import dctn
 
-from frtrain.data.inspection.duplicates import FINE_DISTANCE, bit_count, perceptual_hash
-from frtrain.data.inspection.perceptual_hash import hashes_of_grey
+from frtrain.data.inspection.duplicates import FINE_DISTANCE, bit_count
+from frtrain.data.inspection.perceptual_hash import hashes_of_grey, perceptual_hash
 
 
 def photograph(seed: int) -> np.ndarray:

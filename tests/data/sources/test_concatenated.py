@@ -99,7 +99,7 @@ def test_what_is_not_given_is_as_in_the_yaml_of_the_source(tmp_path: Path):
     with pytest.raises(DataError, match=r"data\.sources\.0\.links=follow"):
         concat(crops, crops)
     linked = {"name": "folder", "root": str(crops), "links": "follow"}
-    assert len(concat(linked, linked)) == 6
+    assert len(concat(linked, linked, classes="shared")) == 6
 
 
 def test_sources_of_a_concatenation_may_be_concatenations(tmp_path: Path):
@@ -171,3 +171,16 @@ def test_the_command_line_takes_a_list_of_sources(
     assert "data.sources.1" in capsys.readouterr().err
     with pytest.raises(ConfigError, match=r"data\.sources: a value is required"):
         compose_plain("train", ["data=concat"])
+
+
+def test_one_source_twice_makes_no_two_people_of_each(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    one = put_all(tmp_path / "one", "Ana/1.png", "Bo/1.png")
+    with pytest.raises(DataError, match=r"data\.sources\.1: is the same as data\.sources\.0"):
+        concat(one, one)
+    assert len(concat(one, one, classes="shared")) == 4
+    assert "its images count twice" in caplog.text
+
+
+def test_sources_of_equal_names_in_other_places_are_two(tmp_path: Path):
+    one, two = (put_all(tmp_path / name, "0/1.png", "1/1.png") for name in ("one", "two"))
+    assert list(concat(one, two).classes) == ["0_0", "0_1", "1_0", "1_1"]

@@ -248,3 +248,13 @@ def test_a_pickled_source_reads_on_its_own(tmp_path: Path):
     put(tmp_path / "a.jpg")
     source = pickle.loads(pickle.dumps(opened("a.jpg 0\nb.jpg 1\n", tmp_path)))
     assert source.encoded(0) == b"face"
+
+
+def test_a_line_of_column_names_is_passed_over(tmp_path: Path):
+    assert identities(opened("path\tlabel\na.jpg\t10\nb.jpg\t9\n", tmp_path)) == ["10", "9"]
+    assert list(opened("path\tlabel\na.jpg\t10\nb.jpg\t9\n", tmp_path / "again").classes) == ["9", "10"]
+
+
+def test_labels_before_paths_are_refused(tmp_path: Path):
+    with pytest.raises(DataError, match=r"list\.txt:1: the image stands where the label is expected"):
+        opened("0 a.jpg\n1 b.jpg\n", tmp_path)

@@ -369,3 +369,15 @@ def test_the_real_sample_has_the_names_of_its_list(shared: Path):
     assert source.name(1) == "woman/woman_1.jpg"
     assert source.describe(1).endswith("train.rec: record 4 at byte 5500")
     assert all(source.image(index).shape == (112, 112, 3) for index in range(8))
+
+
+def test_an_index_that_leaves_records_out_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    root = insightface(tmp_path, [0, 0, 1, 1, 2, 2], header_last=True)
+    recordio(root)
+    assert not caplog.text
+    lines = (root / "train.idx").read_text().splitlines(keepends=True)
+    (root / "train.idx").write_text("".join(lines[:4]))
+    for _ in range(2):  # from the file, and from what is kept of it
+        caplog.clear()
+        assert len(recordio(root)) == 4
+        assert "train.idx leaves" in caplog.text

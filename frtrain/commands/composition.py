@@ -151,9 +151,17 @@ def parse_overrides(overrides: Sequence[str]) -> list[Override]:
         try:
             parsed.append(parser.parse_override(text))
         except (OverrideParseException, HydraException):
-            hint = "" if "=" in text else "; arguments after the verb have the form key=value"
-            raise ConfigError(f"cannot understand the argument '{text}'{hint}") from None
+            raise ConfigError(f"cannot understand the argument '{text}'{_hint(text)}") from None
     return parsed
+
+
+def _hint(text: str) -> str:
+    key, equals, value = text.partition("=")
+    if not equals:
+        return "; arguments after the verb have the form key=value"
+    if value.startswith("~"):  # the shell leaves it to Hydra, which knows it only in quotes
+        return f"; write the path in full, or in two kinds of quotes: {key}='\"{value}\"'"
+    return ""
 
 
 def merge_overrides(saved: Sequence[str], new: Sequence[str]) -> list[str]:

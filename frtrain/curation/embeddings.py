@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -130,6 +131,8 @@ class _Arrays:
             np.lib.format.open_memmap(path, mode, *(kind if mode == "w+" else ()))
             for path, kind in zip(self.paths(folder, name), self.kinds(count, width), strict=True)
         )
+        if mode == "w+":
+            self._reserve(self.paths(folder, name))
         self.embeddings: NDArray[np.float16]
         self.hashes: NDArray[np.uint64]
         self.readable: NDArray[np.bool_]
@@ -138,6 +141,19 @@ class _Arrays:
     @staticmethod
     def paths(folder: Path, name: str) -> list[Path]:
         return [folder / f"{name}.{what}.npy" for what in ("embeddings", "hashes", "readable")]
+
+    @staticmethod
+    def _reserve(paths: list[Path]) -> None:
+        """Take the files' room on the disk now: a write into a mapped file for which there is none ends the process."""
+        try:
+            for path in paths:
+                with path.open("r+b") as file:
+                    if hasattr(os, "posix_fallocate"):
+                        os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+        except OSError:
+            for path in paths:
+                path.unlink()
+            raise
 
     @staticmethod
     def kinds(count: int, width: int) -> list[tuple[type, tuple[int, ...]]]:

@@ -28,13 +28,13 @@ def plain_name(name: str) -> str:
 def same_names(left: Sequence[str], right: Sequence[str]) -> list[tuple[int, int, bool]]:
     """Pairs of positions whose names are one, up to one inserted, missing, changed or swapped letter.
 
-    Names with digits (`n000123`) are numbers in disguise: they have to be equal.
+    Names with digits (`n000123`) are numbers in disguise: they have to be equal, and even then mean little.
 
     Args:
         left, right: names of people.
 
     Returns:
-        `(left, right, exact)`: exact where the plain names are equal. Found through the names with one letter taken out
+        `(left, right, exact)`: exact where the plain names are equal and hold no digits. Found through the names with one letter taken out
         (Bast and Celikik 2013; "symmetric delete"), not by comparing all with all.
     """
     plain_left, plain_right = [plain_name(name) for name in left], [plain_name(name) for name in right]
@@ -47,7 +47,7 @@ def same_names(left: Sequence[str], right: Sequence[str]) -> list[tuple[int, int
         for variant in _variants(name):
             for other in by_variant.get(variant, ()):
                 if name == plain_right[other]:
-                    found[index, other] = True
+                    found[index, other] = not _has_digits(name)
                 elif _within_one_edit(name, plain_right[other]):
                     found.setdefault((index, other), False)
     return [(one, other, exact) for (one, other), exact in sorted(found.items())]

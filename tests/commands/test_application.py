@@ -58,13 +58,10 @@ from frtrain.training.build import check_components
         (["loss=[1"], "cannot understand the argument 'loss=[1'"),
         (["inspect", "data=folder", "data.root=x", "data.layout=odd"], "data.layout='odd': must be"),
         (
-            ["data=folder", "data.root=~nobody.of.this.name/x"],
-            "data.root=~nobody.of.this.name/x: there is no home folder of",
+            ["data=folder", "data.root='~nobody.here/x'"],
+            "data.root=~nobody.here/x: there is no home folder of ~nobody.here",
         ),
-        (
-            ["inspect", "data=folder", "data.root=~nobody.of.this.name/x"],
-            "there is no home folder of ~nobody.of.this.name",
-        ),
+        (["data=folder", "data.root=~/x"], "write the path in full, or in two kinds of quotes: data.root='\"~/x\"'"),
         (["curate", "model=pixels", "data.root=x", "target="], "target: a folder is required"),
         (["convert", "source=x", "target=", "to=recordio"], "target: a folder is required"),
         (["-m", "loss=arcface,cosfase"], "loss=cosfase: unknown loss; did you mean 'cosface'?"),

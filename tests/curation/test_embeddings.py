@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 import signal
 from collections.abc import Callable
@@ -11,7 +12,7 @@ import torch
 
 from frtrain.curation.embeddings import embed_source, sample_digest
 from frtrain.data import SOURCES
-from frtrain.errors import ImageError
+from frtrain.errors import DataError, ImageError
 from frtrain.signals import StoppedError
 
 COUNT, BROKEN = 60, 7
@@ -119,3 +120,15 @@ def test_new_crops_under_the_old_names_have_another_sample(crops_folder: Callabl
         path.write_bytes(path.read_bytes() + b"\0")
     assert sample_digest(source) != before
     assert sample_digest(Squares())
+
+
+def test_a_disk_without_room_for_all_is_told_before_the_first_image_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def refuse(*_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", refuse, raising=False)
+    with pytest.raises(DataError, match="cannot be written .No space left on device"):
+        embed_source(Shade(), Squares(), tmp_path, "data", 8, {"model": "a"})
+    assert list(tmp_path.iterdir()) == []

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import resource
 from pathlib import Path
 
 import numpy as np
@@ -121,13 +122,12 @@ def test_an_image_error_survives_the_way_out_of_a_worker_process():
     assert (error.path, error.reason, str(error)) == ("a.jpg", "is empty", "a.jpg: is empty")
 
 
-def test_writing_leaves_no_half_file_when_it_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    def full_disk(self: Path, content: bytes) -> int:
-        with self.open("wb") as file:
-            file.write(b"half")
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(Path, "write_bytes", full_disk)
-    with pytest.raises(OSError, match="No space"):
-        write_png_or_jpeg(tmp_path / "a.jpg", np.zeros((4, 4, 3), np.uint8))
+def test_writing_leaves_no_half_file_when_it_fails(tmp_path: Path):
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))  # fails within a file, as a full disk does
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            write_png_or_jpeg(tmp_path / "a.jpg", np.zeros((4, 4, 3), np.uint8))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert list(tmp_path.iterdir()) == []

@@ -25,9 +25,16 @@ def write_atomically(path: Path, content: bytes | str) -> None:
 def atomic_file(path: Path) -> Iterator[BinaryIO]:
     """A file to write that takes its place when the context ends, unless an exception passes: then nothing is left.
 
+    A link is followed. A device or a pipe, as /dev/stdout, is written to and not replaced.
+
     Raises:
         OSError: as `write_atomically`.
     """
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        with path.open("wb") as file:
+            yield file
+        return
+    path = path.resolve() if path.is_symlink() else path
     aside = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         with aside.open("wb") as file:

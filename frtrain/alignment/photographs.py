@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -53,7 +53,7 @@ def list_photographs(source: Path, target: Path, links: Links = "inside") -> Lis
     walk = _Walk(source, links, read={_identity(target)} if target.exists() else set())
     walk.read_folders("")
     while walk.links:
-        walk.follow(walk.links.pop(0))
+        walk.follow(walk.links.popleft())
     if not walk.listing.photographs:
         others = f" (other files: {describe_ignored(walk.listing.ignored)})" if walk.listing.ignored else ""
         causes = "".join(f"; {cause}" for cause in walk.listing.passed_over[:3])
@@ -119,7 +119,7 @@ class _Walk:
         self._real_source = os.path.realpath(source)
         self._follows = links == "follow"
         self.listing = Listing([])
-        self.links: list[str] = []
+        self.links: deque[str] = deque()
         self.outside_links = 0
         self._read = read
 

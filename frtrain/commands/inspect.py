@@ -118,6 +118,8 @@ def check(config: Config) -> None:
     elif config.what in ("auto", "data"):
         _refuse(config, "a data set", "loss", "compare", "picture")
         config.about_data.check()
+        if config.page is not None and config.page == config.json_file:
+            raise ConfigError(f"json={config.json_file}: is the same file as page; choose another")
     else:
         _refuse(config, f"the list of {config.what}", "loss", "compare", "picture", "page", "json", "sheet")
 

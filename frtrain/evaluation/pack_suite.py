@@ -115,7 +115,7 @@ class PackSuite:
 
     def _read(self) -> _Faces:
         if self._faces is None:
-            if self.path is None:
+            if not self.path:
                 raise ConfigError("suite.path: a verification pack, e.g. suite.path=data/agedb_30.bin")
             pack = read_pack(Path(self.path).expanduser())
             if not pack.genuine.any() or pack.genuine.all():

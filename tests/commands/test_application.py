@@ -64,7 +64,10 @@ from frtrain.training.build import check_components
         (["data=folder", "data.root=~/x"], "write the path in full, or in two kinds of quotes: data.root='\"~/x\"'"),
         (["curate", "model=pixels", "data.root=x", "target="], "target: a folder is required"),
         (["convert", "source=x", "target=", "to=recordio"], "target: a folder is required"),
-        (["inspect", "data=folder", "data.root=x", "page=a.html", "json=a.html"], "json=a.html: is the same file as page"),
+        (
+            ["inspect", "data=folder", "data.root=x", "page=a.html", "json=a.html"],
+            "json=a.html: is the same file as page",
+        ),
         (["-m", "loss=arcface,cosfase"], "loss=cosfase: unknown loss; did you mean 'cosface'?"),
     ],
 )

@@ -52,7 +52,10 @@ def main() -> None:
 
 def augmented(name: str, crops: NDArray[np.uint8], words: torch.Tensor, **parameters: float) -> NDArray[np.uint8]:
     augmentation = AUGMENTATIONS.build({**group_defaults("augment", name), **parameters})
-    return np.stack([augmentation(crop, SampleRandom(word)) for crop, word in zip(crops, words.tolist(), strict=True)])
+    changed = np.empty_like(crops)
+    for crop, word, out in zip(crops, words.tolist(), changed, strict=True):
+        augmentation(crop, SampleRandom(word), out)
+    return changed
 
 
 def on_device(crops: NDArray[np.uint8], words: torch.Tensor) -> NDArray[np.uint8]:

@@ -126,7 +126,7 @@ class BatchMaker(Dataset[Decoded]):
             if image is None:
                 unreadable.append(row)
             else:
-                pixels[row] = self.augmentation(image, SampleRandom(word))
+                self.augmentation(image, SampleRandom(word), pixels[row])
         if len(unreadable) == len(pixels) > 0:
             return DataError(
                 f"none of the {len(pixels)} images of a batch can be read; the first: {decoded.corrupt[0]}"

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from frtrain.data.augmentation import AUGMENTATIONS, SampleRandom, mirrored
+from frtrain.data.augmentation import AUGMENTATIONS, SampleRandom
 from frtrain.schema import Fraction
 
 Image = NDArray[np.uint8]
@@ -56,14 +56,14 @@ class FaceAugmentation:
         changes.append((occlusion, occluded))
         self.changes = [(probability, change) for probability, change in changes if probability > 0]
 
-    def __call__(self, image: Image, random: SampleRandom) -> Image:
-        """RGB `uint8 [H, W, 3]` -> the same."""
+    def __call__(self, image: Image, random: SampleRandom, out: Image) -> None:
+        """See `Augmentation`."""
         if random.coin < self.flip:
-            image = mirrored(image)
+            image = np.asarray(cv2.flip(image, 1), dtype=np.uint8)
         for probability, change in self.changes:
             if random.generator.random() < probability:
                 image = change(image, random.generator)
-        return image
+        out[...] = image
 
 
 def cropped_in_place(image: Image, random: np.random.Generator) -> Image:

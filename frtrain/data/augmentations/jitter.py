@@ -51,8 +51,7 @@ class Jitter:
             seed=0,
         )
 
-    def __call__(self, image: NDArray[np.uint8], random: SampleRandom) -> NDArray[np.uint8]:
-        """RGB `uint8 [H, W, 3]` -> the same."""
+    def __call__(self, image: NDArray[np.uint8], random: SampleRandom, out: NDArray[np.uint8]) -> None:
+        """See `Augmentation`."""
         self._transform.set_random_seed(int(random.generator.integers(2**31)))
-        jittered: NDArray[np.uint8] = self._transform(image=image)["image"]
-        return jittered
+        out[...] = self._transform(image=image)["image"]

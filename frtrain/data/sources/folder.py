@@ -81,7 +81,7 @@ class FolderSource(EncodedSource):
 
     def encoded(self, index: int) -> bytes:
         """The file's content."""
-        return read_file(self.root / self.paths[index])
+        return read_file(f"{self.root}/{self.paths[index]}")  # joining paths would take as long as reading
 
     def name(self, index: int) -> str:
         """The path below the root."""

@@ -92,9 +92,16 @@ class FolderContainer(Container):
 
     @staticmethod
     def files(target: Path) -> Iterator[Path]:
-        """The images of the list, and nothing else that may have come into these folders."""
+        """The images of the list, and nothing else that may have come into these folders, or lies behind a link."""
+        root = target.resolve()
+        within: dict[str, bool] = {}
         for path in (target / LIST, part_of(target / LIST)):
-            yield from (target / name for name in _listed(path, None) if is_inside(name))
+            for name in _listed(path, None):
+                folder = name.rpartition("/")[0]
+                if is_inside(name) and folder not in within:
+                    within[folder] = (root / folder).resolve().is_relative_to(root)
+                if is_inside(name) and within[folder]:
+                    yield target / name
         yield target / ASIDE
 
 

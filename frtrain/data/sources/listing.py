@@ -111,7 +111,7 @@ class ListSource(EncodedSource):
         """The path below the root."""
         path = self.paths[index]
         if path.startswith(("/", "../")):
-            return f"{OUTSIDE}/" + "/".join(part for part in path.split("/") if part not in ("", ".."))
+            return f"{OUTSIDE}/" + "/".join("_" if part == ".." else part for part in path.split("/") if part)
         return path
 
     def describe(self, index: int) -> str:

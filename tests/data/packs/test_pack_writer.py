@@ -221,8 +221,10 @@ def test_redo_deletes_nothing_that_a_list_names_outside(tmp_path: Path, listed_s
     write("folder", tmp_path / "pack", listed_source())
     outside = tmp_path / "precious.jpg"
     outside.write_bytes(b"")
+    (tmp_path / "pack" / "link").symlink_to(tmp_path)
     with (tmp_path / "pack" / "images.lst").open("a") as lines:
-        lines.write(list_line(17, 0, str(outside)) + list_line(18, 0, "../precious.jpg"))
+        for number, name in enumerate([str(outside), "../precious.jpg", "link/precious.jpg"], start=17):
+            lines.write(list_line(number, 0, name))
     write("folder", tmp_path / "pack", listed_source(), redo=True)
     assert outside.exists()
 

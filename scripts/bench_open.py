@@ -24,13 +24,15 @@ from frtrain.data.packs import open_pack
 PER_IDENTITY = 5
 
 OPEN = """
-import resource, sys, time
+import sys, time
 from frtrain.config_files import completed
 from frtrain.data import SOURCES
 started, worked = time.perf_counter(), time.process_time()
 source = SOURCES.build(completed("data", dict(item.split("=", 1) for item in sys.argv[1:])))
-print(f"{time.perf_counter() - started:6.2f} s  {time.process_time() - worked:6.2f} s of processor time  "
-      f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024:5d} MB at most  "
+seconds, processor = time.perf_counter() - started, time.process_time() - worked
+status = dict(line.split(":", 1) for line in open("/proc/self/status"))
+most = int(status["VmHWM"].split()[0]) // 1024
+print(f"{seconds:6.2f} s  {processor:6.2f} s of processor time  {most:5d} MB at most  "
       f"{len(source):,} images of {len(source.classes):,} identities")
 """
 

@@ -22,7 +22,8 @@ from frtrain.alignment.spool import Spool, SpoolSink
 from frtrain.alignment.target import FINISHING_NAME, unwritable
 from frtrain.alignment.work import Assignment, LazyDetector, align_photographs
 from frtrain.alignment.workers import Job, align_in_processes
-from frtrain.errors import ConfigError, DataError
+from frtrain.data.packs.target import check_apart
+from frtrain.errors import DataError
 from frtrain.signals import StoppedError, StopRequest
 
 
@@ -120,7 +121,7 @@ def align(request: Request, watcher: Watcher | None = None) -> Summary:
     """
     watcher = watcher or Watcher()
     with StopRequest() as stop:
-        _check_apart(request.source, request.target)
+        check_apart(request.source, request.target, "the photographs", "the crops")
         listing = list_photographs(request.source, request.target, request.links)
         photographs = listing.photographs[: request.limit]
         share = request.rank.share(photographs)
@@ -160,16 +161,6 @@ def align(request: Request, watcher: Watcher | None = None) -> Summary:
         pack=plan,
         left_to_others=left_to_others,
     )
-
-
-def _check_apart(source: Path, target: Path) -> None:
-    read, written = source.resolve(), target.resolve()
-    if read == written:
-        raise ConfigError(f"target={target} is the source: choose another folder, the photographs stay as they are")
-    if written.is_relative_to(read):
-        raise ConfigError(f"target={target} lies inside source={source}: the crops would be taken for photographs")
-    if read.is_relative_to(written):
-        raise ConfigError(f"source={source} lies inside target={target}: the crops would mingle with the photographs")
 
 
 def _settings(request: Request, landmarks: Landmarks | None) -> dict[str, Any]:

@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from frtrain.errors import ConfigError, DataError
+from frtrain.data.packs.target import check_settings as check_same
+from frtrain.errors import DataError
 from frtrain.files import write_atomically
 
 SETTINGS_NAME = "align.json"
@@ -82,17 +83,7 @@ def check_settings(target: Path, settings: Mapping[str, Any]) -> None:
     if before is None:
         return
     before, now = {**_BEFORE_THERE_WAS_A_CHOICE, **before}, {**_BEFORE_THERE_WAS_A_CHOICE, **settings}
-    differing = [
-        f"  {key}: {before.get(key)!r} there, {now.get(key)!r} now"
-        for key in sorted({*before, *now})
-        if before.get(key) != now.get(key)
-    ]
-    if differing:
-        raise ConfigError(
-            f"target={target} holds crops made with other settings:\n"
-            + "\n".join(differing)
-            + "\nChoose another target, or replace those crops with redo=true."
-        )
+    check_same(target, before, now, "crops made with other settings", "those crops")
 
 
 def write_settings(target: Path, settings: Mapping[str, Any]) -> None:

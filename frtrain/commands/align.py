@@ -14,7 +14,7 @@ import torch
 from annotated_types import Interval
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import Progress, TaskID
 
 from frtrain.alignment.crops import CropStyle
 from frtrain.alignment.detector import DETECTORS
@@ -24,6 +24,7 @@ from frtrain.alignment.pipeline import Request, Summary, Watcher, align
 from frtrain.alignment.report import REPORT_NAME, Record
 from frtrain.alignment.shards import Rank
 from frtrain.alignment.transform import TEMPLATES, crop_size
+from frtrain.bars import rated_columns
 from frtrain.errors import ConfigError
 from frtrain.schema import NonNegativeInt, PositiveInt, Section, nearest
 from frtrain.training.hardware import Hardware, choose_device, this_machine
@@ -225,13 +226,5 @@ def _progress(console: Console, shown: bool) -> Iterator[Watcher]:
     if not shown:
         yield Watcher()
         return
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console) as progress:
+    with Progress(*rated_columns(), console=console) as progress:
         yield _Bar(progress)

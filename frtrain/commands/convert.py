@@ -11,8 +11,9 @@ from typing import Any, Literal
 import numpy as np
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import Progress
 
+from frtrain.bars import rated_columns
 from frtrain.commands.convert_pairs import Bars, is_verification_pack, pack_pairs, unpack_pairs
 from frtrain.config import SubsetConfig
 from frtrain.config_files import completed, option_values
@@ -21,6 +22,7 @@ from frtrain.data.encoded import EncodedSource
 from frtrain.data.packs import PACK, Facts, Kind, Shards, open_pack
 from frtrain.data.packs.conversion import Told, WrittenFolder, check_written, copy_images
 from frtrain.data.packs.folder import CHECKSUMS
+from frtrain.data.packs.target import check_apart
 from frtrain.data.selection import select, selection
 from frtrain.errors import ConfigError
 from frtrain.schema import PositiveInt, Section, Seed, parse
@@ -81,7 +83,7 @@ def check(config: Config) -> None:
     spec = _specification(config)
     root = _root(spec)
     for place in _places(spec):
-        _check_apart(place, Path(config.target).expanduser())
+        check_apart(place, Path(config.target).expanduser(), "its images", "the pack")
     if root is not None and is_verification_pack(root):
         if config.to != "folder":
             raise ConfigError(
@@ -216,27 +218,9 @@ def _source(config: Config) -> EncodedSource:
     return chosen
 
 
-def _check_apart(source: Path, target: Path) -> None:
-    read, written = source.resolve(), target.resolve()
-    if read == written:
-        raise ConfigError(f"target={target} is the source: choose another place, the source stays as it is")
-    if written.is_relative_to(read):
-        raise ConfigError(f"target={target} lies inside source={source}: the pack would be taken for a part of it")
-    if read.is_relative_to(written):
-        raise ConfigError(f"source={source} lies inside target={target}: the pack would mingle with it")
-
-
 @contextmanager
 def _progress(console: Console) -> Iterator[Bars]:
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console) as progress:
+    with Progress(*rated_columns(), console=console) as progress:
 
         def bar(what: str, total: int | None = None, done: int = 0) -> Told:
             task = progress.add_task(what, total=total, completed=done, rate="")

@@ -173,8 +173,19 @@ def check_owner(target: Path, beside: Collection[str]) -> None:
         )
 
 
-def check_settings(target: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """See that a pack is gone on with as it was begun.
+def check_settings(
+    target: Path,
+    before: Mapping[str, Any],
+    now: Mapping[str, Any],
+    holds: str = "a pack made otherwise",
+    replaced: str = "that pack",
+) -> None:
+    """See that what is in a folder is gone on with as it was begun.
+
+    Args:
+        target: the folder.
+        before, now: settings, plain values.
+        holds, replaced: what lies there, in the words of the message.
 
     Raises:
         ConfigError: settings differ; names all of them.
@@ -186,10 +197,29 @@ def check_settings(target: Path, before: Mapping[str, Any], now: Mapping[str, An
     ]
     if differing:
         raise ConfigError(
-            f"target={target} holds a pack made otherwise:\n"
+            f"target={target} holds {holds}:\n"
             + "\n".join(differing)
-            + "\nChoose another target, or replace that pack with redo=true."
+            + f"\nChoose another target, or replace {replaced} with redo=true."
         )
+
+
+def check_apart(source: Path, target: Path, read: str, written: str) -> None:
+    """See that what is read and what is written do not lie within each other.
+
+    Args:
+        source, target: folders.
+        read, written: what they hold, in the words of the message.
+
+    Raises:
+        ConfigError: they do.
+    """
+    real_source, real_target = source.resolve(), target.resolve()
+    if real_source == real_target:
+        raise ConfigError(f"target={target} is the source: choose another place, {read} stay as they are")
+    if real_target.is_relative_to(real_source):
+        raise ConfigError(f"target={target} lies inside source={source}: {written} would be taken for {read}")
+    if real_source.is_relative_to(real_target):
+        raise ConfigError(f"source={source} lies inside target={target}: {written} would mingle with {read}")
 
 
 def _read_json(path: Path) -> dict[str, Any] | None:

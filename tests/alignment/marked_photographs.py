@@ -14,6 +14,7 @@ from PIL import Image
 from frtrain.alignment.crops import CropStyle
 from frtrain.alignment.detector import Face
 from frtrain.alignment.pipeline import Request, Summary, Watcher, align
+from frtrain.alignment.report import Record
 from frtrain.alignment.transform import TEMPLATES
 
 STYLE = CropStyle(size=112, template="arcface_112", format="jpg", quality=95, no_face="skip")
@@ -127,3 +128,16 @@ def run(
 
 def files(folder: Path) -> set[str]:
     return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+
+class SignalAfter(Watcher):
+    """Sends this process a signal after so many photographs."""
+
+    def __init__(self, number: int, photographs: int):
+        self.number = number
+        self.left = photographs
+
+    def advance(self, record: Record) -> None:
+        self.left -= 1
+        if self.left == 0:
+            os.kill(os.getpid(), self.number)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
 import signal
 import time
 from collections import Counter
@@ -18,6 +17,7 @@ from marked_photographs import (
     LethalDetector,
     LoggingDetector,
     MarkedDetector,
+    SignalAfter,
     files,
     request,
     run,
@@ -103,17 +103,6 @@ def test_error_of_a_worker_is_told_as_its_own(tmp_path: Path) -> None:
         run(source, target, MarkedDetector, workers=2)
     (target / "person-03").unlink()
     assert run(source, target, MarkedDetector, workers=2).outcomes == Counter(aligned=60)
-
-
-class SignalAfter(Watcher):
-    def __init__(self, number: int, photographs: int):
-        self.number = number
-        self.left = photographs
-
-    def advance(self, record: Record) -> None:
-        self.left -= 1
-        if self.left == 0:
-            os.kill(os.getpid(), self.number)
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

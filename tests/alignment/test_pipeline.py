@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import os
 import resource
 import signal
 from collections import Counter
@@ -11,12 +10,11 @@ from typing import Literal
 import cv2
 import numpy as np
 import pytest
-from marked_photographs import FACELESS, FAILING, Forbidden, MarkedDetector, files, photograph, run, write
+from marked_photographs import FACELESS, FAILING, Forbidden, MarkedDetector, SignalAfter, files, photograph, run, write
 from PIL import Image
 
 from frtrain.alignment.crops import CropStyle, centre_crop
-from frtrain.alignment.pipeline import Watcher
-from frtrain.alignment.report import Record, read_report
+from frtrain.alignment.report import read_report
 from frtrain.alignment.transform import TEMPLATES
 from frtrain.errors import ConfigError, DataError
 from frtrain.signals import StoppedError
@@ -209,17 +207,6 @@ def test_half_crop_of_a_killed_call_is_swept_away(tmp_path: Path) -> None:
     (tmp_path / "target" / ".b.jpg.4711.part").write_bytes(b"\xff\xd8")
     run(source, tmp_path / "target")
     assert files(tmp_path / "target") == {"a.jpg", "b.jpg", "align.json", "align.jsonl"}
-
-
-class SignalAfter(Watcher):
-    def __init__(self, number: int, photographs: int):
-        self.number = number
-        self.left = photographs
-
-    def advance(self, record: Record) -> None:
-        self.left -= 1
-        if self.left == 0:
-            os.kill(os.getpid(), self.number)
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

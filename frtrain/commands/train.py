@@ -20,8 +20,9 @@ from frtrain.evaluation.pairs import pairs_from_labels
 from frtrain.evaluation.report import write_report
 from frtrain.processes import Processes
 from frtrain.signals import StoppedError, StopRequest
-from frtrain.training.build import check_components, prepare, run_folder_for
+from frtrain.training.build import prepare, run_folder_for
 from frtrain.training.checkpoint import Checkpoint, read_checkpoint
+from frtrain.training.checks import check_components
 from frtrain.training.console import ConsoleLines, LinesOfARank, LogFile
 from frtrain.training.distributed import all_or_none, lost_processes_told, shared
 from frtrain.training.hardware import this_machine

@@ -1,4 +1,4 @@
-"""From a configuration to a run, with every check that can be made before the first step."""
+"""From a configuration to a run."""
 
 from __future__ import annotations
 
@@ -31,8 +31,7 @@ from frtrain.data.selection import select
 from frtrain.data.soundness import check_source
 from frtrain.data.source import Preparable, Source
 from frtrain.data.subset import hold_out_identities
-from frtrain.errors import ConfigError, DataError
-from frtrain.evaluation import SUITES
+from frtrain.errors import DataError
 from frtrain.losses import LOSSES
 from frtrain.modifiers import modified
 from frtrain.processes import Processes
@@ -53,7 +52,7 @@ from frtrain.training.observers.corrupt_images import CorruptImagesFile
 from frtrain.training.observers.pictures import Pictures
 from frtrain.training.observers.progress import ProgressLine
 from frtrain.training.observers.scalars import Scalars
-from frtrain.training.observers.validation import Validation, metric_names
+from frtrain.training.observers.validation import Validation
 from frtrain.training.optimization import OPTIMIZERS, Optimization, parameter_groups
 from frtrain.training.resume import check_same_data
 from frtrain.training.run import Run
@@ -72,48 +71,6 @@ class Prepared:
     run: Run
     loader: TrainingLoader
     observers: list[Observer]
-
-
-def check_components(config: TrainConfig) -> None:
-    """Check every component's name, parameters and bounds, without building anything large.
-
-    Raises:
-        ConfigError: naming the key.
-        DataError: a file that the suite needs is missing.
-    """
-    SOURCES.check(config.data)
-    SAMPLERS.check(config.sampler, "labels", "batch_size")
-    AUGMENTATIONS.build(config.augment)
-    if config.device_augment is not None:
-        DEVICE_AUGMENTATIONS.build(config.device_augment)
-    with torch.device("meta"):  # checks the shape without allocating it
-        BACKBONES.build(config.backbone)
-    modified(LOSSES.build(config.loss), config.modifiers)
-    if config.auxiliary is not None:
-        AUXILIARIES.build(config.auxiliary)
-    CLASSIFIERS.check(config.classifier, "head", "classes", "embedding_size", "processes")
-    OPTIMIZERS.build(config.optimizer, groups=parameter_groups({"probe": torch.nn.Linear(1, 1)}))
-    SCHEDULERS.build(config.scheduler, steps_per_epoch=1.0, total_steps=1)
-    _check_processes(config, Processes.current().count, choose_device(config.trainer.device).value)
-    if config.checkpoint.metric not in metric_names():
-        raise ConfigError(
-            f"checkpoint.metric={config.checkpoint.metric}: no such metric (known: {', '.join(metric_names())})"
-        )
-    if config.suite is not None:
-        SUITES.build(config.suite).check()
-
-
-def _check_processes(config: TrainConfig, count: int, device: torch.device) -> None:
-    trainer = config.trainer
-    if trainer.batch_size < 2 * count:
-        raise ConfigError(
-            f"trainer.batch_size={trainer.batch_size}: is shared by {count} processes, and batch norm needs two images in "
-            f"each; use {2 * count} or more, or fewer processes"
-        )
-    if count > 1 and device.type not in ("cpu", "cuda"):
-        raise ConfigError(f"trainer.device={trainer.device}: several processes train on CPUs or CUDA devices")
-    if trainer.sync_batch_norm and count > 1 and device.type == "cpu":
-        raise ConfigError("trainer.sync_batch_norm=true: torch has it for GPUs only; on CPUs use false")
 
 
 def prepare(config: TrainConfig, folder: RunFolder, checkpoint: Checkpoint | None, console: Console) -> Prepared:

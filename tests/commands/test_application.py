@@ -17,7 +17,7 @@ from frtrain.config import TrainConfig
 from frtrain.config_files import option_values
 from frtrain.errors import ConfigError
 from frtrain.schema import parse
-from frtrain.training.build import check_components
+from frtrain.training.checks import check_components
 
 
 @pytest.mark.parametrize(

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple, cast
 
 import numpy as np
 import torch
@@ -20,7 +19,6 @@ from frtrain.data.source import Source
 from frtrain.errors import DataError, ImageError
 
 Pixels = NDArray[np.uint8]
-Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -113,16 +111,17 @@ class BatchMaker(Dataset[Decoded]):
         keys = decoded.task.keys
         samples = keys.samples.tolist()
         words = sample_words(self.seed, torch.from_numpy(keys.epochs), torch.from_numpy(keys.samples)).tolist()
+        files = self._files(samples)
         unreadable: list[int] = []
-        for row, (sample, word, found) in enumerate(zip(samples, words, self._images(samples), strict=True)):
+        for row, (sample, word) in enumerate(zip(samples, words, strict=True)):
             image: Pixels | None
-            if isinstance(found, ImageError):
+            try:
+                image = self._image(sample, None if files is None else files[row])
+            except ImageError as error:
                 if self.on_corrupt == "error":
-                    return found
-                decoded.corrupt.append(str(found))
+                    return error
+                decoded.corrupt.append(str(error))
                 image = self._replacement(sample, word, decoded.corrupt)
-            else:
-                image = found
             if image is None:
                 unreadable.append(row)
             else:
@@ -137,39 +136,30 @@ class BatchMaker(Dataset[Decoded]):
             decoded.labels[unreadable] = -1
         return None
 
-    def _images(self, samples: list[int]) -> Iterator[Pixels | ImageError]:
-        """The images, or why there is none.
+    def _files(self, samples: list[int]) -> list[bytes | ImageError] | None:
+        """The stored files, or why there is none; None where images are not stored as files.
 
-        All files are read before the first is decoded: taking turns, reading and decoding push each other out of the
+        All are read before the first is decoded: taking turns, reading and decoding push each other out of the
         processor's caches, which costs as much as reading itself.
         """
-        source = self.source
-        if not isinstance(source, EncodedSource):
-            yield from (self._image(sample) for sample in samples)
-            return
-        files = [_or_error(source.encoded, sample) for sample in samples]
-        for sample, file in zip(samples, files, strict=True):
-            yield file if isinstance(file, ImageError) else _or_error(source.decoded, file, sample)
+        return self.source.encoded_batch(samples) if isinstance(self.source, EncodedSource) else None
 
-    def _image(self, sample: int) -> Pixels | ImageError:
-        image = _or_error(self.source.image, sample)
-        if isinstance(image, ImageError) or image.shape == (CROP_SIZE, CROP_SIZE, 3):
+    def _image(self, sample: int, file: bytes | ImageError | None = None) -> Pixels:
+        if isinstance(file, bytes):
+            return cast(EncodedSource, self.source).decoded(file, sample)
+        if file is not None:
+            raise file
+        image = self.source.image(sample)
+        if image.shape == (CROP_SIZE, CROP_SIZE, 3):
             return image  # numpy would repeat what is smaller
         reason = f"has the shape {image.shape}, not ({CROP_SIZE}, {CROP_SIZE}, 3)"
-        return ImageError(self.source.describe(sample), reason)
+        raise ImageError(self.source.describe(sample), reason)
 
     def _replacement(self, sample: int, word: int, corrupt: list[str]) -> Pixels | None:
         if self.on_corrupt == "replace":
             for other in stand_ins(self.source.labels, sample, word):
-                image = self._image(other)
-                if not isinstance(image, ImageError):
-                    return image
-                corrupt.append(str(image))
+                try:
+                    return self._image(other)
+                except ImageError as error:
+                    corrupt.append(str(error))
         return None
-
-
-def _or_error(read: Callable[..., Result], *arguments: object) -> Result | ImageError:
-    try:
-        return read(*arguments)
-    except ImageError as error:
-        return error

@@ -39,6 +39,10 @@ class EncodedSource(ABC):
             ImageError: it cannot be read, or what holds it is damaged there.
         """
 
+    def encoded_batch(self, indices: Sequence[int]) -> list[bytes | ImageError]:
+        """The stored files of several images, each as `encoded` gives it, or why it cannot."""
+        return [_encoded_or_error(self, index) for index in indices]
+
     @abstractmethod
     def name(self, index: int) -> str:
         """A relative path with `/` that names the image within the data set: unique, the same in every call.
@@ -69,6 +73,13 @@ class EncodedSource(ABC):
         if image is not None and image.shape[0] == image.shape[1] == CROP_SIZE:
             return image  # without asking for a name, which takes longer than one would think
         return decode_crop(data, self.describe(index))
+
+
+def _encoded_or_error(source: EncodedSource, index: int) -> bytes | ImageError:
+    try:
+        return source.encoded(index)
+    except ImageError as error:
+        return error
 
 
 def image_name(source: Source, index: int) -> str:

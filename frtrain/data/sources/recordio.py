@@ -18,7 +18,7 @@ from frtrain.data.names import Names
 from frtrain.data.pack_names import extension_of, listed_names, relative_name
 from frtrain.data.source import SOURCES
 from frtrain.data.sources.recordio_pack import Pack, open_pack, pack_files
-from frtrain.errors import DataError
+from frtrain.errors import DataError, ImageError
 
 log = logging.getLogger(__name__)
 
@@ -72,6 +72,12 @@ class RecordIOSource(EncodedSource):
         """The image file in the record: one read."""
         pack, at = self._place(index)
         return pack.encoded(at)
+
+    def encoded_batch(self, indices: Sequence[int]) -> list[bytes | ImageError]:
+        """See `EncodedSource`; what of it can be done for all at once takes half the time of one by one."""
+        if len(self.packs) > 1:
+            return super().encoded_batch(indices)
+        return self.packs[0].encoded_batch(np.asarray(indices, dtype=np.int64))
 
     def name(self, index: int) -> str:
         """The path in the list, or `<class>/<record number>.<extension by the kind of image>`."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import struct
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -13,7 +14,9 @@ from numpy.typing import NDArray
 from frtrain.data.formats.recordio import (
     EXACT_FLOAT32,
     FRAME,
+    IMAGE_HEADER,
     LARGEST_PAYLOAD,
+    MAGIC,
     RecordReader,
     image_start,
     padded,
@@ -27,6 +30,12 @@ log = logging.getLogger(__name__)
 
 MAIN = "train.rec"
 LARGEST_LABEL = 2**53
+RECORD_HEAD = struct.Struct("<4sII")
+"""Magic word, length, and number of labels after the header."""
+
+NO_LABELS = FRAME.size + IMAGE_HEADER.size
+"""Where the image file starts in a record of one frame without further labels."""
+
 _NUMBERED = re.compile(r"(.*?)(\d+)", re.DOTALL)
 
 
@@ -73,6 +82,24 @@ class Pack:
             return payload[image_start(payload, "") :]
         except ImageError as error:
             raise ImageError(self.describe(at), error.reason) from None
+
+    def encoded_batch(self, at: NDArray[np.int64]) -> list[bytes | ImageError]:
+        """Several image files, each by one read, or why it cannot be had. A record of one frame is cut out at once."""
+        rows = zip(
+            at.tolist(), self.offsets[at].tolist(), self.extents[at].tolist(), self.sizes[at].tolist(), strict=True
+        )
+        found: list[bytes | ImageError] = []
+        for place, offset, extent, size in rows:
+            start = extent - padded(size)
+            try:
+                frames = self.reader.read(offset, extent)
+                if RECORD_HEAD.unpack_from(frames) == (MAGIC, start - FRAME.size + size, (start - NO_LABELS) // 4):
+                    found.append(frames[start : start + size])
+                else:
+                    found.append(self.encoded(place))
+            except ImageError as error:
+                found.append(ImageError(self.describe(place), error.reason))
+        return found
 
     def beginning(self, at: int) -> bytes:
         """The first bytes of the image file, four at least where it has them.

@@ -13,6 +13,8 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.autograd import Function
 
+from frtrain.communication import COMMUNICATION
+
 
 @dataclass(frozen=True)
 class Processes:
@@ -46,7 +48,8 @@ class Processes:
             return list(self.counts)
         counts = torch.zeros(self.count, dtype=torch.int64, device=device)
         counts[self.rank] = count
-        dist.all_reduce(counts)
+        with COMMUNICATION.measured(device):
+            dist.all_reduce(counts)
         return [int(number) for number in counts.tolist()]
 
     def gather(self, tensor: Tensor, rows: list[int]) -> Tensor:
@@ -63,21 +66,24 @@ class Processes:
     def stack(self, tensor: Tensor) -> Tensor:
         """The same-shaped tensors of all processes, `[count, ...]`, without gradient."""
         stacked = torch.empty((self.count, *tensor.shape), dtype=tensor.dtype, device=tensor.device)
-        dist.all_gather(list(stacked.unbind()), tensor.contiguous())
+        with COMMUNICATION.measured(tensor.device):
+            dist.all_gather(list(stacked.unbind()), tensor.contiguous())
         return stacked
 
     def sum(self, tensor: Tensor) -> Tensor:
         """Sum over the processes, without gradient."""
         if self.count > 1:
             tensor = tensor.contiguous().clone()
-            dist.all_reduce(tensor)
+            with COMMUNICATION.measured(tensor.device):
+                dist.all_reduce(tensor)
         return tensor
 
     def maximum(self, tensor: Tensor) -> Tensor:
         """Elementwise maximum over the processes, without gradient."""
         if self.count > 1:
             tensor = tensor.contiguous().clone()
-            dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
+            with COMMUNICATION.measured(tensor.device):
+                dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
         return tensor
 
     def logsumexp(self, tensor: Tensor) -> Tensor:

@@ -23,6 +23,7 @@ class StoppedError(FrtrainError):
 
     def __init__(self, signal_number: int, message: str, exit_code: int | None = None):
         super().__init__(f"by {signal.Signals(signal_number).name}: {message}")
+        self.signal_number = signal_number
         self.exit_code = 128 + signal_number if exit_code is None else exit_code
 
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from frtrain.alignment.mtcnn.cascade import Cascade, Found
 from frtrain.alignment.mtcnn.closer_look import FACE_SIDE, LARGEST_MOVE, look_closer
 from frtrain.alignment.mtcnn.networks import load_networks
+from frtrain.alignment.mtcnn.referee import FacenetReferee
 from frtrain.alignment.mtcnn.streams import map_in_streams
 from frtrain.alignment.mtcnn.views import View, whole
 from frtrain.registry import Registry
@@ -84,6 +85,8 @@ class MTCNN:
         retry_margin: width of the border of the second search, as a share of the image's short side.
         closer_look_below: pixels between the eyes in the searched image; None: no face is enlarged.
         closer_look_reduction: of how many times at least; None: the points of reduced images stay as they were found.
+        settle_rounding: whether images in which the rounding of float32 may have decided where a crop begins are searched
+            once more by facenet-pytorch itself, which counts then. On LFW that is one in 200.
         device: where the networks run.
 
     Raises:
@@ -101,6 +104,7 @@ class MTCNN:
         retry_margin: NonNegative,
         closer_look_below: Positive | None,
         closer_look_reduction: AtLeastOne | None,
+        settle_rounding: bool,
         device: torch.device,
     ):
         for key, values in {"thresholds": thresholds, "retry_thresholds": retry_thresholds}.items():
@@ -118,7 +122,8 @@ class MTCNN:
         self._closer_look_reduction = closer_look_reduction
         self._device = device
         networks = load_networks(device)
-        self._cascade = Cascade(networks, thresholds, factor, device)
+        referee = FacenetReferee(thresholds, factor, device) if settle_rounding else None
+        self._cascade = Cascade(networks, thresholds, factor, device, referee)
         self._lenient = Cascade(networks, retry_thresholds, factor, device) if retry_thresholds else None
 
     def detect(self, images: list[NDArray[np.uint8]]) -> list[list[Face]]:

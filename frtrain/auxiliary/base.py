@@ -30,10 +30,14 @@ class Auxiliary(nn.Module):
         """
         raise NotImplementedError
 
-    def advance(self) -> None:
-        """Commit the state of the last `forward`. Called after a step that was taken, never after a skipped one.
+    def advance(self, applied: Tensor | None = None) -> None:
+        """Commit the state of the last `forward`. Called after an optimizer step.
 
         Until then a `forward` leaves no trace; of several, the last one counts.
+
+        Args:
+            applied: bool scalar on the device, whether the step was taken; the state of a skipped one must be given up,
+                without waiting for the device. None: it was.
         """
 
 

@@ -78,9 +78,11 @@ class CenterLoss(Auxiliary):
         return loss
 
     @torch.no_grad()
-    def advance(self) -> None:
-        """Move the centres of the last batch, unless the optimizer does."""
+    def advance(self, applied: Tensor | None = None) -> None:
+        """Move the centres of the last batch, unless the optimizer does or the step was skipped."""
         if self._steps is not None:
             rows, steps = self._steps
+            if applied is not None:
+                steps = torch.where(applied, steps, 0)
             self.centres.index_add_(0, rows, steps.to(self.centres.dtype), alpha=-1)
             self._steps = None

@@ -30,6 +30,14 @@ class Backbone(nn.Module, ABC):
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Embed a batch of crops."""
 
+    def blocks(self) -> list[nn.Module]:
+        """What is recomputed, or divided among GPUs, as one: the parts of the stages, from first to last.
+
+        Each takes one tensor and gives one, and none is part of another. By default the children of every `nn.Sequential`
+        that is a child of the network.
+        """
+        return [block for stage in self.children() if isinstance(stage, nn.Sequential) for block in stage]
+
 
 BACKBONES: Registry[Backbone] = Registry("backbone")
 

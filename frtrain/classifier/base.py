@@ -208,13 +208,16 @@ class Classifier(nn.Module):
             found[name] = samples.mean(values / (self.classes - 1))
         return found
 
-    def advance(self) -> None:
-        """Commit the state of head and auxiliary; to be called after an optimizer step that was taken, never after a
-        skipped one.
+    def advance(self, applied: Tensor | None = None) -> None:
+        """Commit the state of head and auxiliary; to be called after an optimizer step.
+
+        Args:
+            applied: bool scalar on the device, whether the step was taken; the state of a skipped one is given up, without
+                waiting for the device. None: it was.
         """
-        self.head.advance()
+        self.head.advance(applied)
         if self.auxiliary is not None:
-            self.auxiliary.advance()
+            self.auxiliary.advance(applied)
 
 
 InitStd = Annotated[float, Interval(ge=1e-4, le=1e3)]

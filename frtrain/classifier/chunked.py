@@ -171,8 +171,8 @@ class SampledClassifier(ShardedClassifier):
         numbers = torch.arange(self.shard.first, self.shard.last, device=local_labels.device)
         return sample_classes(hashed(hashed(self.draws + self.seed) + numbers), local_labels, count)
 
-    def advance(self) -> None:
-        """Commit the head's state and let the next step draw other classes."""
-        super().advance()
+    def advance(self, applied: Tensor | None = None) -> None:
+        """Commit the head's state and let the next step draw other classes, unless this one was skipped."""
+        super().advance(applied)
         if self.training:
-            self.draws.add_(1)
+            self.draws.add_(1 if applied is None else applied)

@@ -13,12 +13,13 @@ from types import ModuleType
 from typing import Any
 
 import hydra
+from hydra.errors import HydraJobException
 from omegaconf import DictConfig
 from rich.console import Console
 from rich.markup import escape
 
 from frtrain import __version__
-from frtrain.commands import VERBS
+from frtrain.commands import VERBS, submitted
 from frtrain.commands.composition import (
     Plain,
     check_homes,
@@ -60,6 +61,7 @@ def _run_in_order(verb: str, arguments: list[str]) -> int:
         flags = [argument for argument in arguments if argument.startswith("-")]
         overrides = [_named(verb, argument) for argument in arguments if not argument.startswith("-")]
         sweep = any(flag in SWEEP_FLAGS for flag in flags)
+        submitted.check_launcher(overrides, sweep)
         with _process_group(verb):
             if sweep or not flags:
                 with _all_or_none():
@@ -102,6 +104,8 @@ def _with_saved_overrides(overrides: list[str]) -> list[str]:
         return overrides
     if given.get("run_dir") is not None:
         raise ConfigError("resume=PATH goes on in that run's own folder; leave run_dir out")
+    if given.get("init_from") is not None:
+        raise ConfigError("init_from starts a new run, and resume=PATH goes on with one: leave one of them out")
     from frtrain.training.run_folder import run_folder_of
 
     return merge_overrides(saved_overrides(run_folder_of(str(given["resume"])) / "overrides.yaml"), overrides)
@@ -124,6 +128,9 @@ def _run_hydra(verb: str, arguments: list[str], sweep: bool) -> int:
 
     def task(composed: DictConfig) -> None:
         values = plain(composed)
+        if submitted.is_submitted():
+            _run_submitted(verb, values)
+            return
         try:
             statuses.append(module.run(parse(module.Config, values)) or 0)
         except StoppedError as stopped:
@@ -138,6 +145,26 @@ def _run_hydra(verb: str, arguments: list[str], sweep: bool) -> int:
     sys.argv = [f"frtrain {verb}", *arguments]
     hydra.main(version_base="1.3", config_path=str(config_folder()), config_name=verb)(task)()
     return max(statuses, default=0)
+
+
+def _run_submitted(verb: str, values: Plain) -> None:
+    """A task of a job that submitit has started, on another machine as a rule; what fails is told there and here."""
+    module = _module(verb)
+    try:
+        submitted.join_tasks()
+        values = submitted.with_folder_of_the_job(values)
+        with _process_group(verb):
+            with _all_or_none():
+                config = parse(module.Config, values)
+                if hasattr(module, "check"):
+                    module.check(config)
+            module.run(config)
+    except StoppedError as stopped:
+        _tell(stopped)
+        submitted.queue_again(stopped)
+    except FrtrainError as error:
+        _tell(error)
+        raise HydraJobException(f"{type(error).__name__}: {error}") from None
 
 
 def _processes() -> int:

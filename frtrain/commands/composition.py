@@ -28,6 +28,7 @@ MOVED = {
     "data.identities": "subset.include",
     "data.min_images": "subset.min_images",
     "data.on_corrupt": "trainer.on_corrupt",
+    "scheduler.warmup_epochs": "scheduler.warmup",
 }
 """Keys of earlier versions or that one would look for there, and what they are called."""
 

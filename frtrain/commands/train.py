@@ -6,6 +6,7 @@ import logging
 import shlex
 import shutil
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
@@ -21,12 +22,13 @@ from frtrain.evaluation.report import write_report
 from frtrain.processes import Processes
 from frtrain.signals import StoppedError, StopRequest
 from frtrain.training.build import prepare, run_folder_for
-from frtrain.training.checkpoint import Checkpoint, read_checkpoint
+from frtrain.training.checkpoint_reading import StoredCheckpoint
 from frtrain.training.checks import check_components
-from frtrain.training.console import ConsoleLines, LinesOfARank, LogFile
+from frtrain.training.console import ConsoleLines, LinesOfARank, LogFile, log_of_rank
 from frtrain.training.distributed import all_or_none, lost_processes_told, shared
-from frtrain.training.hardware import this_machine
 from frtrain.training.loop import train
+from frtrain.training.peers import Lost, Peers, loss_told
+from frtrain.training.restarts import Attempts, how_to_go_on, where_it_stands
 from frtrain.training.resume import checkpoint_to_resume
 from frtrain.training.run import Run
 from frtrain.training.run_folder import RunFolder
@@ -65,18 +67,35 @@ def run(config: TrainConfig) -> None:
     """
     processes = Processes.current()
     console = Console(soft_wrap=True, highlight=False, emoji=False)
+    folder: RunFolder | None = None
     own_folder: RunFolder | None = None
     handlers: list[logging.Handler] = []
+
+    def tell_loss(lost: Sequence[Lost]) -> None:
+        log.error("%s", loss_told(lost, processes.count, where_it_stands(folder, attempts)))
+
+    def abandon() -> None:
+        if own_folder is not None:
+            own_folder.unlock()
+
     try:
         with lost_processes_told():
+            attempts = Attempts(config, processes)
+        with Peers(processes, tell_loss, abandon), lost_processes_told():
             with all_or_none(processes):
                 if processes.rank == 0:
-                    own_folder = run_folder_for(config)
+                    config = attempts.going_on(config)
+                    folder = own_folder = run_folder_for(config)
                 handlers = _log_to(own_folder, console, processes.rank)
             path = shared(processes, None if own_folder is None else str(own_folder.path))
-            _run(config, own_folder or RunFolder(Path(str(path))), console, processes)
+            folder = own_folder or RunFolder(Path(str(path)))
+            handlers += log_of_rank(folder.path, processes.rank)
+            _run(config, folder, console, processes, attempts)
     except (FrtrainError, KeyboardInterrupt) as error:
         log.debug("%s: %s", type(error).__name__, error)
+        raise
+    except Exception:
+        log.debug("an error that nobody expected", exc_info=True)  # Python shows it on the screen
         raise
     finally:
         if own_folder is not None:
@@ -86,15 +105,17 @@ def run(config: TrainConfig) -> None:
             handler.close()
 
 
-def _run(config: TrainConfig, folder: RunFolder, console: Console, processes: Processes) -> None:
+def _run(
+    config: TrainConfig, folder: RunFolder, console: Console, processes: Processes, attempts: Attempts
+) -> None:
     first = processes.rank == 0
-    checkpoint = _checkpoint(config, folder, processes)
+    checkpoint = _checkpoint(config, folder, processes, attempts)
     prepared = prepare(config, folder, checkpoint, console)
     run = prepared.run
     overrides = list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
     with all_or_none(processes):
         if first:
-            kept = [text for text in overrides if not text.startswith("resume=")]
+            kept = [text for text in overrides if not text.startswith(("resume=", "resume_anyway="))]
             folder.write_facts(config.model_dump(), kept, run.device, processes.count)
     began = time.monotonic()
     try:
@@ -115,27 +136,32 @@ def _run(config: TrainConfig, folder: RunFolder, console: Console, processes: Pr
             raise TrainingError(
                 f"all {run.state.step} steps were skipped because loss or gradients were not finite: nothing was learned"
             )
-        with all_or_none(processes):
+        with run.evaluating(), all_or_none(processes):
             if first:
                 _report(run, began)
     finally:
         run.logbook.close()
 
 
-def _checkpoint(config: TrainConfig, folder: RunFolder, processes: Processes) -> Checkpoint | None:
-    """The checkpoint to go on from, which process 0 chooses and all read."""
-    checkpoint: Checkpoint | None = None
+def _checkpoint(
+    config: TrainConfig, folder: RunFolder, processes: Processes, attempts: Attempts
+) -> StoredCheckpoint | None:
+    """The checkpoint to go on from, which process 0 chooses and verifies, and all read."""
+    checkpoint: StoredCheckpoint | None = None
     with all_or_none(processes):
         if processes.rank == 0:
-            checkpoint = checkpoint_to_resume(config, folder)
             folder.remove_leftovers()
+            checkpoint = checkpoint_to_resume(config, folder)
+            attempts.note(folder.path)
             log.info("run folder %s", folder.path)
             if checkpoint is not None:
                 log.info("going on from %s", checkpoint.path)
+                if config.init_from is not None:
+                    log.info("init_from=%s is for a new run, and is not read", config.init_from)
     path = shared(processes, None if checkpoint is None else str(checkpoint.path))
     with all_or_none(processes):
         if path is not None and checkpoint is None:
-            checkpoint = read_checkpoint(Path(path))
+            checkpoint = StoredCheckpoint.at(Path(path))
     return checkpoint
 
 
@@ -155,7 +181,7 @@ def _reports(run: Run) -> dict[str, tuple[Report, Path]]:
     """
     reports: dict[str, tuple[Report, Path]] = {}
     model = f"{run.config.backbone['name']} trained with {run.config.loss['name']}, {run.folder.path}"
-    embed = Embedder(run.backbone, run.preprocessing, run.device, model).embed
+    embed = Embedder(run.evaluated, run.preprocessing, run.device, model).embed
     evaluations = run.folder.path / "evaluations"
     if run.held_out is not None:
         pairs = pairs_from_labels(run.held_out.labels, run.config.validation.pairs, run.config.seed)
@@ -185,12 +211,9 @@ def _summarise(run: Run, reports: dict[str, tuple[Report, Path]], seconds: float
 
 
 def _how_to_go_on(run: Run) -> str:
-    path = shlex.quote(f"resume={run.folder.path}")
-    ranks = this_machine().local_ranks
-    start = "python" if run.processes.count == 1 else f"torchrun --nproc-per-node={ranks}"
     return (
         f"after step {run.state.step} of {run.total_steps}, a checkpoint is written. "
-        f"Go on with: {start} -m frtrain {path}"
+        f"Go on with: {how_to_go_on(run.folder.path)}"
     )
 
 

@@ -17,7 +17,7 @@ from frtrain.training.run_folder import checkpoint_of
 
 
 class Embedder:
-    """A backbone with its preprocessing, in evaluation mode and float32.
+    """A backbone with its preprocessing, in evaluation mode and the precision of its weights: float32, but for proofs.
 
     Args:
         backbone: crop to embedding.
@@ -29,6 +29,7 @@ class Embedder:
     def __init__(self, backbone: nn.Module, preprocessing: Preprocessing, device: torch.device, description: str):
         # channels_last is the faster layout for convolutions on current CPUs and GPUs alike.
         self.backbone = backbone.to(device).to(memory_format=torch.channels_last).eval().requires_grad_(False)
+        self._dtype = next((weight.dtype for weight in self.backbone.parameters()), torch.float32)
         self.preprocessing = preprocessing
         self.device = device
         self.description = description
@@ -58,7 +59,7 @@ class Embedder:
         size = self.preprocessing.size
         if images.dtype != torch.uint8 or images.ndim != 4 or tuple(images.shape[1:]) != (3, size, size):
             raise ValueError(f"expected uint8 crops [B, 3, {size}, {size}], got {images.dtype} {list(images.shape)}")
-        network_input = self.preprocessing.normalise(images.to(self.device))
+        network_input = self.preprocessing.normalise(images.to(self.device)).to(self._dtype)
         embedding: torch.Tensor = self.backbone(network_input.contiguous(memory_format=torch.channels_last))
         return embedding.float()
 

@@ -167,13 +167,19 @@ class Head(nn.Module, Generic[RowT]):
             self._proposed = {name: value.detach() for name, value in state.items()}
 
     @torch.no_grad()
-    def advance(self) -> None:
-        """Make the proposed state current. Called after an optimizer step that was taken, never after a skipped one."""
+    def advance(self, applied: Tensor | None = None) -> None:
+        """Make the proposed state current. Called after an optimizer step.
+
+        Args:
+            applied: bool scalar on the device, whether the step was taken; where it was not, everything stays as it is and
+                the proposal is forgotten. None: it was.
+        """
         for name, value in self._proposed.items():
-            self.get_buffer(name).copy_(value)
+            buffer = self.get_buffer(name)
+            buffer.copy_(value if applied is None else torch.where(applied, value, buffer))
         self._proposed = {}
         if self.training and "step" in self._buffers:
-            self.get_buffer("step").add_(1)
+            self.get_buffer("step").add_(1 if applied is None else applied)
 
     def count_steps(self) -> None:
         """Keep the number of steps taken in the buffer `step`, an `int64` scalar that travels in checkpoints."""

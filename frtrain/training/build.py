@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import time
 from dataclasses import dataclass
 from typing import cast
@@ -11,7 +10,6 @@ from typing import cast
 import torch
 from rich.console import Console
 from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 
 from frtrain.auxiliary import AUXILIARIES
 from frtrain.backbones import BACKBONES
@@ -35,8 +33,11 @@ from frtrain.errors import DataError
 from frtrain.losses import LOSSES
 from frtrain.modifiers import modified
 from frtrain.processes import Processes
-from frtrain.training.checkpoint import Checkpoint
+from frtrain.training.batch_norm import choose_sync_batch_norm, synchronised
+from frtrain.training.checkpoint_reading import StoredCheckpoint
 from frtrain.training.distributed import all_or_none, shared
+from frtrain.training.dropout import place_dropout
+from frtrain.training.fully_sharded import fully_sharded
 from frtrain.training.hardware import (
     choose_channels_last,
     choose_device,
@@ -45,21 +46,30 @@ from frtrain.training.hardware import (
     choose_workers,
     this_machine,
 )
-from frtrain.training.logbook import JsonLines, Logbook, Logger, TensorBoard
+from frtrain.training.length import RunLength
+from frtrain.training.logbook import Logbook
+from frtrain.training.loggers.choice import logbook_for
 from frtrain.training.observers.base import Observer
 from frtrain.training.observers.checkpointing import Checkpointing
 from frtrain.training.observers.corrupt_images import CorruptImagesFile
+from frtrain.training.observers.nonfinite import NonFiniteReports
 from frtrain.training.observers.pictures import Pictures
+from frtrain.training.observers.profile import Profile
 from frtrain.training.observers.progress import ProgressLine
 from frtrain.training.observers.scalars import Scalars
 from frtrain.training.observers.validation import Validation
-from frtrain.training.optimization import OPTIMIZERS, Optimization, parameter_groups
+from frtrain.training.optimization import Optimization
+from frtrain.training.optimizers import batch_sentence, build_optimizer
+from frtrain.training.parallel import averaging
+from frtrain.training.precision import autocast_dtype, weight_dtype
 from frtrain.training.resume import check_same_data
 from frtrain.training.run import Run
 from frtrain.training.run_folder import RunFolder, run_folder_of
 from frtrain.training.schedule import SCHEDULERS
 from frtrain.training.shards import shards_of
+from frtrain.training.starting import start_from
 from frtrain.training.state import TrainingState
+from frtrain.training.step_parts import step_parts
 
 log = logging.getLogger(__name__)
 
@@ -73,7 +83,7 @@ class Prepared:
     observers: list[Observer]
 
 
-def prepare(config: TrainConfig, folder: RunFolder, checkpoint: Checkpoint | None, console: Console) -> Prepared:
+def prepare(config: TrainConfig, folder: RunFolder, checkpoint: StoredCheckpoint | None, console: Console) -> Prepared:
     """Build all parts of a run, restored to `checkpoint` if there is one.
 
     Raises:
@@ -94,8 +104,7 @@ def prepare(config: TrainConfig, folder: RunFolder, checkpoint: Checkpoint | Non
                 f"{first_fingerprint} there): data must be the same on every machine"
             )
     if processes.count > 1:
-        # Its gradients are averaged over the processes; batch norm statistics, in every forward pass, are those of the first.
-        run.network = DistributedDataParallel(run.backbone, gradient_as_bucket_view=True)
+        run.network = averaging(run.network, config.trainer)
         log.info("%d processes, each with %s of %d images", processes.count, _shares(run), config.trainer.batch_size)
     return prepared
 
@@ -106,7 +115,7 @@ def _shares(run: Run) -> str:
 
 
 def _build(
-    config: TrainConfig, folder: RunFolder, checkpoint: Checkpoint | None, console: Console, processes: Processes
+    config: TrainConfig, folder: RunFolder, checkpoint: StoredCheckpoint | None, console: Console, processes: Processes
 ) -> Prepared:
     """What `prepare` does without talking to the other processes."""
     trainer = config.trainer
@@ -115,6 +124,7 @@ def _build(
     channels_last = choose_channels_last(trainer.channels_last, device.value)
     workers = choose_workers(trainer.workers, device.value)
     threads = choose_threads(workers.value)
+    sync_batch_norm = choose_sync_batch_norm(trainer.sync_batch_norm, device.value, processes.count)
     torch.set_num_threads(threads.value)
     if device.value.type == "cuda":
         torch.cuda.set_device(device.value)  # where NCCL works
@@ -124,6 +134,7 @@ def _build(
         ("channels_last", channels_last),
         ("loader workers", workers),
         ("threads", threads),
+        ("sync_batch_norm", sync_batch_norm),
     ):
         value = str(choice.value if choice.value is not None else torch.float32).removeprefix("torch.")
         log.info("%s %s: %s", what, value, choice.reason)
@@ -138,16 +149,20 @@ def _build(
         _prepare_source(everything, len(everything), threads.value * machine.local_ranks, console)
     training, held_out = hold_out_identities(source, config.validation.fraction, config.seed)
     if checkpoint is not None:
-        check_same_data(checkpoint, training)
+        check_same_data(checkpoint, training, config.resume_anyway)
     log.info("%s", _data_line(training, held_out))
 
     torch.manual_seed(config.seed)
     memory_format = torch.channels_last if channels_last.value else torch.contiguous_format
     network = BACKBONES.build(config.backbone)
     embedding_size, backbone = network.embedding_size, cast(nn.Module, network)
-    if trainer.sync_batch_norm and processes.count > 1:
-        backbone = nn.SyncBatchNorm.convert_sync_batchnorm(backbone)
-    backbone.to(device.value).to(memory_format=memory_format)
+    dropout_position = place_dropout(backbone, config.seed, device.value)
+    if sync_batch_norm.value:
+        backbone = synchronised(backbone, processes, device.value)
+    backbone.to(device.value, weight_dtype(precision)).to(memory_format=memory_format)
+    parts = step_parts(backbone, trainer, precision, device.value)
+    if trainer.parallel == "fsdp" and processes.count > 1:
+        fully_sharded(backbone, device.value)
     classifier = CLASSIFIERS.build(
         config.classifier,
         head=modified(LOSSES.build(config.loss), config.modifiers),
@@ -158,26 +173,24 @@ def _build(
     if config.auxiliary is not None:
         classifier.auxiliary = AUXILIARIES.build(config.auxiliary)
         classifier.auxiliary.set_up(len(training.classes), embedding_size)
-    classifier.to(device.value)
+    classifier.to(device.value, weight_dtype(precision))
 
-    images_per_step = trainer.batch_size * trainer.accumulate
-    steps_per_epoch = len(training) / images_per_step
-    total_steps = min(
-        math.ceil(trainer.epochs * steps_per_epoch - 1e-9) if trainer.epochs is not None else trainer.max_steps or 0,
-        trainer.max_steps or math.inf,
-    )
+    length = RunLength.of(trainer, len(training))
     modules = {"backbone": backbone, "classifier": classifier}
+    log.info("%s", batch_sentence(config.optimizer, processes.count, trainer.batch_size, trainer.accumulate))
     divided = shards_of(classifier)
     optimization = Optimization(
         modules=modules,
-        optimizer=OPTIMIZERS.build(config.optimizer, groups=parameter_groups(modules)),
-        schedule=SCHEDULERS.build(config.scheduler, steps_per_epoch=steps_per_epoch, total_steps=int(total_steps)),
+        optimizer=build_optimizer(config.optimizer, modules, length.images_per_step),
+        schedule=SCHEDULERS.build(config.scheduler, length=length),
         accumulate=trainer.accumulate,
         clip_norm=trainer.clip_norm,
         max_skipped_in_a_row=trainer.max_skipped_in_a_row,
         processes=processes,
         divided=divided,
         repeated=[name for name, _ in classifier.named_parameters(prefix="classifier") if name not in divided],
+        scaler=parts.scaler,
+        average=parts.average,
     )
     share = Shard.of(trainer.batch_size, processes.rank, processes.count)
     loader = TrainingLoader(
@@ -204,26 +217,34 @@ def _build(
         processes=processes,
         rows=slice(share.first, share.last),
         device=device.value,
-        precision=precision.value,
+        precision=autocast_dtype(precision),
+        dtype=weight_dtype(precision),
         memory_format=memory_format,
         backbone=backbone,
-        network=backbone,
+        network=parts.network,
         classifier=classifier,
         optimization=optimization,
         preprocessing=Preprocessing(),
         source=training,
         held_out=held_out,
-        total_steps=int(total_steps),
-        steps_per_epoch=steps_per_epoch,
+        total_steps=length.steps,
+        steps_per_epoch=length.steps_per_epoch,
         logbook=Logbook([]),
         state=TrainingState(),
+        dropout_position=dropout_position,
+        further=dict(parts.further),
     )
     if checkpoint is not None:
         run.restore(checkpoint)
+    else:
+        start_from(run)
     observers = _observers(config, held_out, corrupt_images, processes.rank == 0)
+    observers.insert(0, NonFiniteReports(loader.order))
+    if trainer.profile and processes.rank == 0:
+        observers.insert(0, Profile())
     if processes.rank == 0:
         progress = ProgressLine(console, config.log.progress, run.state.step, run.total_steps)
-        run.logbook = _logbook(config, folder, run.state.step, progress)
+        run.logbook = logbook_for(config, folder, run.state.step, progress)
         observers.insert(0, progress)
     return Prepared(run, loader, observers)
 
@@ -235,13 +256,6 @@ def _prepare_source(source: Preparable, images: int, workers: int, console: Cons
         made = source.prepare(workers, advance)
     if made:
         log.info("prepared %s images in %.0f s; they are kept for later runs", f"{made:,}", time.monotonic() - began)
-
-
-def _logbook(config: TrainConfig, folder: RunFolder, step: int, progress: ProgressLine) -> Logbook:
-    loggers: list[Logger] = [JsonLines(folder.metrics, step), progress]
-    if config.log.tensorboard:
-        loggers.append(TensorBoard(folder.tensorboard, step))
-    return Logbook(loggers)
 
 
 def _observers(

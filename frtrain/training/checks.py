@@ -18,9 +18,14 @@ from frtrain.losses import LOSSES
 from frtrain.modifiers import modified
 from frtrain.processes import Processes
 from frtrain.training.hardware import choose_device
+from frtrain.training.length import RunLength
+from frtrain.training.loggers.choice import check_loggers
 from frtrain.training.observers.validation import metric_names
-from frtrain.training.optimization import OPTIMIZERS, parameter_groups
+from frtrain.training.optimizers import build_optimizer, check_momentum
+from frtrain.training.parallel import check_parallel
 from frtrain.training.schedule import SCHEDULERS
+from frtrain.training.starting import check_start
+from frtrain.training.step_parts import check_step
 
 
 def check_components(config: TrainConfig) -> None:
@@ -41,13 +46,23 @@ def check_components(config: TrainConfig) -> None:
     if config.auxiliary is not None:
         AUXILIARIES.build(config.auxiliary)
     CLASSIFIERS.check(config.classifier, "head", "classes", "embedding_size", "processes")
-    OPTIMIZERS.build(config.optimizer, groups=parameter_groups({"probe": torch.nn.Linear(1, 1)}))
-    SCHEDULERS.build(config.scheduler, steps_per_epoch=1.0, total_steps=1)
+    length = RunLength.of(config.trainer, images=1)
+    optimizer = build_optimizer(config.optimizer, {"backbone": torch.nn.Linear(1, 1)}, length.images_per_step)
+    check_momentum(optimizer, SCHEDULERS.build(config.scheduler, length=length))
+    check_parallel(config.trainer)
     _check_processes(config, Processes.current().count, choose_device(config.trainer.device).value)
+    check_step(config)
     if config.checkpoint.metric not in metric_names():
         raise ConfigError(
             f"checkpoint.metric={config.checkpoint.metric}: no such metric (known: {', '.join(metric_names())})"
         )
+    if config.validation.patience is not None and config.validation.fraction == 0:
+        raise ConfigError(
+            "validation.patience: an early stop needs validations, but validation.fraction=0 holds nobody out; use a fraction "
+            "above 0, or validation.patience=null"
+        )
+    check_loggers(config.log)
+    check_start(config)
     if config.suite is not None:
         SUITES.build(config.suite).check()
 
@@ -61,5 +76,3 @@ def _check_processes(config: TrainConfig, count: int, device: torch.device) -> N
         )
     if count > 1 and device.type not in ("cpu", "cuda"):
         raise ConfigError(f"trainer.device={trainer.device}: several processes train on CPUs or CUDA devices")
-    if trainer.sync_batch_norm and count > 1 and device.type == "cpu":
-        raise ConfigError("trainer.sync_batch_norm=true: torch has it for GPUs only; on CPUs use false")

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
+import sys
 import time
 from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
+
+log = logging.getLogger(__name__)
 
 STYLES = {logging.WARNING: "yellow", logging.ERROR: "red", logging.CRITICAL: "red"}
 
@@ -55,16 +59,67 @@ class LinesOfARank(ConsoleLines):
 
 
 class LogFile(logging.FileHandler):
-    """`train.log`. When the disk is full it falls silent instead of interrupting the run it reports on."""
+    """`train.log` of process 0, `logs/rank-N.log` of the others; their folder is made, and made anew if it is removed.
+
+    When the disk is full it says so once on the screen instead of interrupting the run it reports on, and goes on trying;
+    what it could not write it writes as soon as there is room.
+    """
 
     def __init__(self, path: Path):
+        path.parent.mkdir(parents=True, exist_ok=True)
         super().__init__(path, encoding="utf-8", errors="backslashreplace")
         self.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+        self._error: BaseException | None = None
+        self._failing = False
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one record."""
+        self._error = None
+        try:
+            self._follow()
+            super().emit(record)
+        except OSError as error:
+            self._error = error
+        if self._error is not None and not self._failing:
+            self._failing = True
+            log.warning("%s cannot be written, the run goes on without: %s", self.baseFilename, self._error)
+        elif self._error is None and self._failing:
+            self._failing = False
+            log.info("%s is written again", self.baseFilename)
+
+    def _follow(self) -> None:
+        """Begin a new file where the old one was removed: what is written to it would be lost."""
+        if self.stream is None or os.fstat(self.stream.fileno()).st_nlink > 0:
+            return
+        with contextlib.suppress(OSError):
+            self.stream.close()
+        self.stream = None  # type: ignore[assignment] # as `FileHandler.close` leaves it
+        Path(self.baseFilename).parent.mkdir(parents=True, exist_ok=True)
+        self.stream = self._open()
+        log.warning("%s was removed while the run is writing to it; it begins anew", self.baseFilename)
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 (the name is logging's)
         """Called by `emit` when a line could not be written."""
+        self._error = sys.exc_info()[1]
 
     def close(self) -> None:
         """Close the file, whose last lines may have found no room."""
         with contextlib.suppress(OSError):
             super().close()
+
+
+def log_of_rank(folder: Path, rank: int) -> list[logging.Handler]:
+    """Everything that a process other than 0 says, warnings or not, to `logs/rank-N.log` of the run folder.
+
+    Where it cannot be written (the folder is another machine's), this is told, and the list is empty.
+    """
+    if rank == 0:
+        return []  # its log is the run's
+    path = folder / "logs" / f"rank-{rank}.log"
+    try:
+        handler = LogFile(path)
+    except OSError as error:
+        log.warning("%s: cannot be written (%s); this process has no log", path, error.strerror)
+        return []
+    logging.getLogger("frtrain").addHandler(handler)
+    return [handler]

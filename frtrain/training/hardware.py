@@ -21,6 +21,8 @@ from frtrain.training.cgroup import read_limits
 
 T = TypeVar("T")
 
+Precision = Literal["auto", "fp32", "bf16", "fp16", "fp64"]
+
 MAX_GPU_WORKERS = 8
 """Loader processes per GPU: at about 11 000 JPEG crops a second each, more would only take memory."""
 
@@ -178,9 +180,9 @@ def _choose_gpu(name: str, index: int | None, machine: Hardware) -> Choice[torch
 
 
 def choose_precision(
-    name: Literal["auto", "fp32", "bf16"], device: torch.device, machine: Hardware | None = None
+    name: Precision, device: torch.device, machine: Hardware | None = None
 ) -> Choice[torch.dtype | None]:
-    """The autocast dtype of the backbone: `torch.bfloat16`, or None for plain float32.
+    """What the backbone computes in: a dtype, or None for plain float32; what it means is `frtrain.training.precision`.
 
     `auto` takes bfloat16 where the hardware computes fast in it. On a CPU that means AMX, or AVX512_BF16 of AMD: measured
     with IResNets (docs/performance.md), training in bfloat16 is then 2 to 3 times as fast; on Intel with AVX512_BF16 alone it
@@ -191,6 +193,10 @@ def choose_precision(
     native, unit = _bf16(device, machine)
     if name == "fp32":
         return Choice(fp32, "as configured")
+    if name == "fp16":
+        return Choice(torch.float16, "as configured; the loss is scaled")
+    if name == "fp64":
+        return Choice(torch.float64, "as configured; for proofs, it is slow")
     if name == "bf16":
         return Choice(bf16, f"as configured ({unit})")
     return Choice(bf16 if native else fp32, unit)

@@ -1,70 +1,27 @@
-"""From gradients to weights: parameter groups, accumulation, clipping, and the guard against non-finite numbers."""
+"""From gradients to weights: accumulation, scaling, clipping, and the guard against non-finite numbers."""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Collection, Iterator, Mapping
-from typing import Any
+from collections.abc import Collection, Mapping
 
 import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
 
-from frtrain.classifier.base import Classifier
-from frtrain.errors import TrainingError
 from frtrain.processes import ALONE, Processes
-from frtrain.registry import Registry
-from frtrain.schema import FractionBelowOne, NonNegative, Positive, PositiveInt
+from frtrain.schema import PositiveInt
+from frtrain.training.gradients import clip, local_part, measure
+from frtrain.training.guard import STEPS_LATE, Buffers, Guard, Skip
+from frtrain.training.loss_scale import LossScale
+from frtrain.training.optimizers import set_momentum
 from frtrain.training.schedule import Schedule
-
-log = logging.getLogger(__name__)
-
-OPTIMIZERS: Registry[torch.optim.Optimizer] = Registry("optimizer")
-
-ParameterGroups = list[dict[str, Any]]
-
-
-@OPTIMIZERS.register("sgd")
-def sgd(
-    groups: ParameterGroups, lr: Positive, momentum: FractionBelowOne, nesterov: bool, weight_decay: NonNegative
-) -> torch.optim.Optimizer:
-    """Stochastic gradient descent with momentum: what the published margin-loss recipes use."""
-    if nesterov and momentum == 0:
-        raise ValueError("optimizer.nesterov=true needs optimizer.momentum > 0")
-    return torch.optim.SGD(with_decay(groups, weight_decay), lr=lr, momentum=momentum, nesterov=nesterov)
-
-
-@OPTIMIZERS.register("adamw")
-def adamw(
-    groups: ParameterGroups, lr: Positive, beta1: FractionBelowOne, beta2: FractionBelowOne, weight_decay: NonNegative
-) -> torch.optim.Optimizer:
-    """Adam with decoupled weight decay (Loshchilov and Hutter 2019)."""
-    return torch.optim.AdamW(with_decay(groups, weight_decay), lr=lr, betas=(beta1, beta2))
-
-
-def parameter_groups(modules: Mapping[str, nn.Module]) -> ParameterGroups:
-    """Split trainable parameters into decayed ones and those without decay: norms, biases, slopes, all that is 1-D.
-
-    Each group carries the parameters' full names, `<module>.<parameter>`, under `names`.
-    """
-    decayed: dict[str, Any] = {"params": [], "names": [], "decay": True}
-    undecayed: dict[str, Any] = {"params": [], "names": [], "decay": False}
-    for module_name, module in modules.items():
-        for name, parameter in module.named_parameters():
-            if parameter.requires_grad:
-                group = decayed if parameter.ndim >= 2 else undecayed
-                group["params"].append(parameter)
-                group["names"].append(f"{module_name}.{name}")
-    return [group for group in (decayed, undecayed) if group["params"]]
-
-
-def with_decay(groups: ParameterGroups, weight_decay: float) -> ParameterGroups:
-    """Give the groups marked `decay` this weight decay and the others none."""
-    return [{**group, "weight_decay": weight_decay if group["decay"] else 0.0} for group in groups]
+from frtrain.training.weight_average import WeightAverage
 
 
 class Optimization:
     """Turns losses into updates; one object per run.
+
+    Where the optimizer can skip a step on the device, nothing here waits for the device: see `frtrain.training.guard`.
 
     Args:
         modules: what is trained, by name (`backbone`, `classifier`).
@@ -76,6 +33,16 @@ class Optimization:
         processes: who trains together. All clip alike, and skip the same steps.
         divided: full names of the parameters of which each process has rows of its own.
         repeated: full names of those that each process computes the gradient of by itself, and alike.
+        scaler: of the loss, for gradients in float16.
+        average: of the backbone's weights.
+        lag: steps after which it is read whether a step was skipped; None: as suits device and optimizer. Above 0 only with
+            an optimizer that skips on the device.
+
+    Attributes:
+        learning_rate: of the last step and the first group.
+        gradient_norm: of the last step, over all modules, before clipping; a scalar on the device.
+        gradient_norms: the same by module.
+        newly_skipped: steps that the last `step` found to be skipped: itself, or an earlier one, see `lag`.
     """
 
     def __init__(
@@ -89,29 +56,34 @@ class Optimization:
         processes: Processes = ALONE,
         divided: Collection[str] = (),
         repeated: Collection[str] = (),
+        scaler: LossScale | None = None,
+        average: WeightAverage | None = None,
+        lag: int | None = None,
     ):
         self.optimizer = optimizer
         self.schedule = schedule
         self.accumulate = accumulate
         self.clip_norm = float("inf") if clip_norm is None else clip_norm
-        self.max_skipped_in_a_row = max_skipped_in_a_row
         self.processes = processes
         self.divided, self.repeated = frozenset(divided), frozenset(repeated)
-        self.skipped_in_a_row = 0
+        self.scaler = scaler
+        self.average = average
         self.learning_rate = 0.0
         self.gradient_norm = torch.zeros(())
+        self.gradient_norms: dict[str, Tensor] = {}
+        self.newly_skipped = 0
         self._base_rates = [float(group["lr"]) for group in optimizer.param_groups]
         self._parameters = {
             name: parameter
             for group in optimizer.param_groups
             for name, parameter in zip(group["names"], group["params"], strict=True)
         }
-        # A classifier's state moves in `advance` alone, which a skipped step does not reach.
-        self._buffers = [
-            buffer for module in modules.values() if not isinstance(module, Classifier) for buffer in module.buffers()
-        ]
-        self._losses: list[torch.Tensor] = []
-        self.remember_buffers()
+        on_gpu = any(parameter.device.type == "cuda" for parameter in self._parameters.values())
+        if lag is None:
+            lag = STEPS_LATE if on_gpu and skips_on_device(optimizer) else 0
+        self.guard = Guard(self._parameters, max_skipped_in_a_row, lag, processes)
+        self._buffers = Buffers(modules.values())
+        self._losses: list[Tensor] = []
 
     @property
     def named_parameters(self) -> Mapping[str, nn.Parameter]:
@@ -128,102 +100,100 @@ class Optimization:
         """Whether the next loss completes a step."""
         return len(self._losses) + 1 == self.accumulate
 
-    def backward(self, loss: torch.Tensor) -> None:
+    @property
+    def skips(self) -> list[Skip]:
+        """Steps that were found to be skipped, here or in an earlier step; whoever reads them may clear the list."""
+        return self.guard.skips
+
+    @property
+    def skipped_in_a_row(self) -> int:
+        """How many of the newest steps were skipped, as far as it is known."""
+        return self.guard.in_a_row
+
+    def backward(self, loss: Tensor) -> None:
         """Add the gradient of `loss / accumulate`."""
-        (loss / self.accumulate).backward()
+        part = loss / self.accumulate
+        (part if self.scaler is None else self.scaler.scaled(part)).backward()
         self._losses.append(loss.detach())
 
-    def step(self, step: int) -> bool:
-        """Clip, guard, and update the weights with the learning rate of `step` (0 for the first).
+    def step(self, step: int) -> Tensor:
+        """Unscale, clip, guard, and update the weights with the learning rate of `step` (0 for the first).
 
         Returns:
-            Whether the weights were updated. A step with a non-finite loss or gradient is skipped: neither weights nor
-            buffers (batch-norm statistics) keep anything of it.
+            Whether the weights were updated, a bool scalar on the device: to look at it is to wait for the device. A step with
+            a non-finite loss or gradient is skipped: neither weights nor buffers (batch-norm statistics) keep anything of it.
 
         Raises:
             TrainingError: too many steps in a row were skipped; names the first non-finite tensor.
         """
-        for group, base in zip(self.optimizer.param_groups, self._base_rates, strict=True):
-            group["lr"] = base * self.schedule.factor(step)
-        self.learning_rate = float(self.optimizer.param_groups[0]["lr"])
+        self._set_rates(step)
         gradients = {name: weight.grad for name, weight in self._parameters.items() if weight.grad is not None}
         self._repeat(gradients)
-        self.gradient_norm, all_finite = self._norm(gradients)
-        finite = bool(all_finite)
-        if finite:
-            with_gradient = [self._parameters[name] for name in gradients]
-            nn.utils.clip_grads_with_norm_(with_gradient, self.clip_norm, self.gradient_norm)
+        local = [local_part(gradient) for gradient in gradients.values()]
+        if self.scaler is not None:
+            self.scaler.unscale(local)
+        measured = measure(gradients, self._losses, self.divided, self.processes)
+        self.gradient_norm, self.gradient_norms = measured.norm, measured.norms
+        applied = measured.finite
+        self.guard.take(step + 1, list(gradients), measured, None if self.scaler is None else self.scaler.scale)
+        if self.guard.lag:
+            clip(local, measured.norm, self.clip_norm)
+            self._update_unless(~applied)
+            self._buffers.settle(applied)
+        elif bool(applied):
+            clip(local, measured.norm, self.clip_norm)
             self.optimizer.step()
-            self.skipped_in_a_row = 0
-            self.remember_buffers()
+            self._buffers.remember()
         else:
-            self._skip(step)
+            self._buffers.restore()
+        if self.average is not None:
+            self.average.update(applied)
+        if self.scaler is not None:
+            self.scaler.update(applied)
         self._losses.clear()
         self.optimizer.zero_grad(set_to_none=True)
-        return finite
+        self.newly_skipped = self.guard.read()
+        return applied
+
+    def settle(self) -> int:
+        """Wait for the verdicts of all steps taken; returns how many were skipped that nobody was told of yet.
+
+        Raises:
+            TrainingError: as `step`.
+        """
+        return self.guard.read(leave=0)
 
     def remember_buffers(self) -> None:
         """Take the modules' buffers as the state that a skipped step returns to."""
-        self._good_buffers = [buffer.detach().clone() for buffer in self._buffers]
+        self._buffers.remember()
 
-    def _repeat(self, gradients: Mapping[str, torch.Tensor]) -> None:
+    def _set_rates(self, step: int) -> None:
+        for group, base in zip(self.optimizer.param_groups, self._base_rates, strict=True):
+            group["lr"] = base * self.schedule.factor(step)
+        momentum = self.schedule.momentum(step)
+        if momentum is not None:
+            set_momentum(self.optimizer, momentum)
+        self.learning_rate = float(self.optimizer.param_groups[0]["lr"])
+
+    def _update_unless(self, found_inf: Tensor) -> None:
+        """A step of the optimizer that does nothing where `found_inf`, a bool scalar on the device, is true."""
+        for group in self.optimizer.param_groups:
+            if group.get("momentum"):
+                # torch's fused SGD takes fresh memory for the first momentum and does not fill it where it skips.
+                for parameter in group["params"]:
+                    if parameter.grad is not None and "momentum_buffer" not in self.optimizer.state[parameter]:
+                        self.optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+        self.optimizer.found_inf = found_inf.float()  # type: ignore[attr-defined]
+        self.optimizer.step()
+
+    def _repeat(self, gradients: Mapping[str, Tensor]) -> None:
         """Take process 0's gradients where all computed the same: some kernels of GPUs round differently each time."""
         if self.processes.count > 1:
             for name, gradient in gradients.items():
                 if name in self.repeated:
                     dist.broadcast(gradient, src=0)
 
-    def _norm(self, gradients: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-        """The norm of all gradients, each divided one counted once, and whether it and the losses are finite everywhere.
 
-        All processes reckon with the same numbers, so that they agree to the last bit.
-        """
-        common = nn.utils.get_total_norm([value for name, value in gradients.items() if name not in self.divided])
-        if self.processes.count == 1:
-            return common, torch.isfinite(torch.stack([*self._losses, common])).all()
-        own = nn.utils.get_total_norm([value for name, value in gradients.items() if name in self.divided])
-        everyones = self.processes.stack(
-            torch.stack([value.to(self._losses[0]) for value in (*self._losses, common, own)])
-        )
-        norm = torch.linalg.vector_norm(torch.cat([everyones[0, -2:-1], everyones[:, -1]]))
-        return norm, torch.isfinite(everyones).all() & torch.isfinite(norm)
-
-    def _skip(self, step: int) -> None:
-        self.skipped_in_a_row += 1
-        culprit = self._first_non_finite()
-        if self.processes.rank == 0:
-            log.warning(
-                "step %d skipped: %s is not finite (%d in a row, the run stops at %d)",
-                step + 1,
-                culprit,
-                self.skipped_in_a_row,
-                self.max_skipped_in_a_row,
-            )
-        with torch.no_grad():
-            for buffer, good in zip(self._buffers, self._good_buffers, strict=True):
-                buffer.copy_(good)
-        if self.skipped_in_a_row >= self.max_skipped_in_a_row:
-            raise TrainingError(
-                f"{self.skipped_in_a_row} steps in a row were not finite, the last at step {step + 1}; first bad tensor: "
-                f"{culprit}. Usual remedies: a smaller optimizer.lr, a longer scheduler.warmup_epochs, a smaller loss.scale "
-                "or margin, trainer.precision=fp32"
-            )
-
-    def _first_non_finite(self) -> str:
-        """The first bad tensor of any process, in the order of `_suspects`."""
-        suspects = list(self._suspects())
-        bad = (number for number, (_, tensors) in enumerate(suspects) if not _all_finite(tensors))
-        first = next(bad, len(suspects))
-        first = -int(self.processes.maximum(torch.tensor(-first)))
-        return suspects[first][0] if first < len(suspects) else "the norm of all gradients together"
-
-    def _suspects(self) -> Iterator[tuple[str, list[torch.Tensor]]]:
-        for name, parameter in self._parameters.items():
-            yield f"the weight {name}", [parameter]
-        yield "the loss", self._losses
-        for name, parameter in self._parameters.items():
-            yield f"the gradient of {name}", [] if parameter.grad is None else [parameter.grad]
-
-
-def _all_finite(tensors: list[torch.Tensor]) -> bool:
-    return all(bool(torch.isfinite(tensor).all()) for tensor in tensors)
+def skips_on_device(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether an optimizer heeds `found_inf`, a tensor on the device: torch's fused ones do."""
+    return bool(getattr(optimizer, "_step_supports_amp_scaling", False))

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from frtrain.config import TrainConfig
 from frtrain.data.source import Source
 from frtrain.errors import CheckpointError
-from frtrain.training.checkpoint import Checkpoint, read_checkpoint
+from frtrain.training.checkpoint_index import INDEX, DamagedCheckpointError
+from frtrain.training.checkpoint_reading import StoredCheckpoint
 from frtrain.training.run_folder import RunFolder, checkpoint_of
 
 log = logging.getLogger(__name__)
@@ -40,53 +42,106 @@ FREE = (
     "runs",
     "run_dir",
     "resume",
+    "resume_anyway",
+    "init_from",
+    "init_centres",
     "data",
     "subset",
     "log",
     "checkpoint",
     "suite",
+    "optimizer.batch_rule",  # every run tells what it makes of it
     "trainer.workers",
+    "trainer.hang_after_minutes",
+    "trainer.parallel",  # computes the same
+    "trainer.static_graph",
+    "trainer.profile",
     "trainer.device",
 )
 """Keys that may change without a word; the data are compared by their fingerprint."""
 
 
-ADDED_LATER = {"sampler.name": "shuffled", "trainer.on_corrupt": "error"}
+ADDED_LATER = {
+    "sampler.name": "shuffled",
+    "trainer.on_corrupt": "error",
+    "optimizer.fused": "auto",
+    "optimizer.classifier_lr_factor": 1.0,
+    "scheduler.warmup_unit": "epochs",
+    "trainer.parallel": "ddp",
+    "trainer.static_graph": False,
+    "trainer.gradient_compression": "none",
+    "validation.patience": None,
+    "validation.min_improvement": 0,
+    "validation.weights": "model",
+    "trainer.compile": False,
+    "trainer.activation_checkpointing": False,
+    "trainer.ema_decay": None,
+}
 """What runs did before there was such a key: checkpoints without it can be resumed."""
 
+RENAMED = {"scheduler.warmup_epochs": "scheduler.warmup"}
+"""Keys of earlier versions, and what they are called now."""
 
-def checkpoint_to_resume(config: TrainConfig, folder: RunFolder) -> Checkpoint | None:
+
+def checkpoint_to_resume(config: TrainConfig, folder: RunFolder) -> StoredCheckpoint | None:
     """The checkpoint that `config.resume` asks for, verified and compared; None for a new run.
 
+    With `auto` or a run folder it is the newest one that is whole: damaged ones that are newer are moved to `checkpoints/damaged/`.
     Checkpoints of the folder that are later than it are moved to `checkpoints/superseded/`.
 
     Raises:
         CheckpointError: it is missing, damaged or of another configuration; or `resume=never` meets a folder in use.
     """
-    steps = folder.steps()
-    if config.resume == "never" and steps:
-        raise CheckpointError(
-            f"{folder.path}: holds checkpoints of an earlier run and resume=never; choose another run_dir or resume=auto"
-        )
-    if config.resume not in ("auto", "never"):
-        checkpoint = read_checkpoint(checkpoint_of(config.resume))
-    elif steps:
-        checkpoint = read_checkpoint(folder.checkpoint(steps[-1]))
-    else:
+    if config.resume == "never":
+        if folder.steps_begun():
+            raise CheckpointError(
+                f"{folder.path}: holds checkpoints of an earlier run and resume=never; choose another run_dir or resume=auto"
+            )
+        return None
+    given = Path(config.resume).expanduser()
+    exact = config.resume != "auto" and (given.is_file() or (given / INDEX).is_file())
+    checkpoint = StoredCheckpoint.at(checkpoint_of(given)).verify() if exact else _newest_whole(folder)
+    if checkpoint is None:
         return None
     _compare(checkpoint, config)
     folder.supersede_after(int(checkpoint.state["step"]))
     return checkpoint
 
 
-def check_same_data(checkpoint: Checkpoint, source: Source) -> None:
+def _newest_whole(folder: RunFolder) -> StoredCheckpoint | None:
+    damaged: dict[int, str] = {}
+    for step in reversed(folder.steps_begun()):
+        try:
+            checkpoint = StoredCheckpoint.at(folder.checkpoint(step)).verify()
+        except DamagedCheckpointError as error:
+            damaged[step] = str(error).partition("; use an earlier")[0]
+            continue
+        for newer, reason in damaged.items():
+            target = folder.set_damaged_aside(newer)
+            log.warning("%s; moved to %s, going on from %s instead", reason, target, checkpoint.path.name)
+        return checkpoint
+    if damaged:  # left where they are, so that no new run begins in their place
+        raise CheckpointError(
+            f"{folder.checkpoints}: none of the checkpoints can be used ({'; '.join(damaged.values())}). Restore one of them from "
+            "a copy, or start a new run in another run_dir"
+        )
+    return None
+
+
+def check_same_data(checkpoint: StoredCheckpoint, source: Source, anyway: bool = False) -> None:
     """Check that a checkpoint was trained on this data.
+
+    Args:
+        checkpoint: to go on from.
+        source: the data now.
+        anyway: whether other images of the same identities are accepted, with a warning.
 
     Raises:
         CheckpointError: says what differs.
     """
     if checkpoint.fingerprint == source.fingerprint:
         return
+    same_rows = list(checkpoint.classes) == list(source.classes)
     then, now = set(checkpoint.classes), set(source.classes)
     differences = [
         f"{len(then)} identities then, {len(now)} now",
@@ -94,14 +149,24 @@ def check_same_data(checkpoint: Checkpoint, source: Source) -> None:
         *(f"new: {', '.join(sorted(new)[:3])}" for new in [now - then] if new),
         f"fingerprint then {checkpoint.fingerprint}, now {source.fingerprint}",
     ]
+    if anyway and same_rows:
+        log.warning("going on with other data (resume_anyway=true): %s", "; ".join(differences))
+        return
+    remedy = (
+        "go on with resume_anyway=true"
+        if same_rows
+        else "take over its weights with init_from=PATH init_centres=true: the class centres are then matched by identity"
+    )
     raise CheckpointError(
         f"{checkpoint.path}: was trained on other data ({'; '.join(differences)}). Point data at the data of the run, or "
-        "start a new run"
+        f"start a new run; or {remedy}"
     )
 
 
-def _compare(checkpoint: Checkpoint, config: TrainConfig) -> None:
-    then, now = ADDED_LATER | dict(_leaves(checkpoint.config)), dict(_leaves(config.model_dump()))
+def _compare(checkpoint: StoredCheckpoint, config: TrainConfig) -> None:
+    now = dict(_leaves(config.model_dump()))
+    then = {key: value for key, value in ADDED_LATER.items() if key in now}
+    then |= {RENAMED.get(key, key): value for key, value in _leaves(checkpoint.config)}
     changed = {
         key: f"{key}: {then.get(key, 'absent')} then, {now.get(key, 'absent')} now"
         for key in sorted(then.keys() | now.keys())
@@ -110,10 +175,10 @@ def _compare(checkpoint: Checkpoint, config: TrainConfig) -> None:
     same_results = {str(leaves.get("classifier.name")) for leaves in (then, now)} <= ALIKE
     free = ("classifier",) if same_results else ()
     fixed = [text for key, text in changed.items() if _below(key, FIXED) and not _below(key, free)]
-    if fixed:
+    if fixed and not config.resume_anyway:
         raise CheckpointError(
             f"{checkpoint.path}: belongs to a run of another configuration ({'; '.join(fixed)}). Take these back to go on, "
-            "or start a new run in another run_dir"
+            "or start a new run in another run_dir. resume_anyway=true goes on as far as the weights fit"
         )
     for text in changed.values():
         log.warning("the configuration changed since the checkpoint: %s", text)

@@ -13,7 +13,7 @@ import time
 from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import torch
 from omegaconf import OmegaConf
@@ -21,11 +21,22 @@ from omegaconf import OmegaConf
 from frtrain import __version__
 from frtrain.errors import CheckpointError, FrtrainError
 from frtrain.files import make_writable_folder, write_atomically
-from frtrain.training.checkpoint import INDEX, read_index
+from frtrain.training.checkpoint_index import INDEX, read_index
 
 log = logging.getLogger(__name__)
 
 STEP_FOLDER = "step-"
+
+_locks: set[TextIO] = set()
+"""Of folders in use. Processes forked from this one close them: a loader's process that outlives it would keep others out."""
+
+
+def _close_locks() -> None:
+    for lock in _locks:
+        lock.close()
+
+
+os.register_at_fork(after_in_child=_close_locks)
 
 
 class RunFolder:
@@ -80,6 +91,7 @@ class RunFolder:
             raise FrtrainError(
                 f"{self.path}: another run is writing here; wait for it or choose another run_dir"
             ) from None
+        _locks.add(self._lock)
 
     def unlock(self) -> None:
         """Let others in; removes the folder if this process made it and trained nothing in it."""
@@ -89,6 +101,7 @@ class RunFolder:
             if self.created_parent:
                 with suppress(OSError):  # other runs are in it by now
                     self.path.parent.rmdir()
+        _locks.discard(self._lock)
         self._lock.close()  # last: until here nobody else may have begun in the folder
 
     def write_facts(
@@ -127,8 +140,12 @@ class RunFolder:
 
     def steps(self) -> list[int]:
         """Steps that have a complete checkpoint, rising."""
+        return [step for step in self.steps_begun() if (self.checkpoint(step) / INDEX).is_file()]
+
+    def steps_begun(self) -> list[int]:
+        """Steps that have the folder of a checkpoint, complete or damaged, rising."""
         folders = self.checkpoints.glob(f"{STEP_FOLDER}*") if self.checkpoints.is_dir() else ()
-        names = [path.name.removeprefix(STEP_FOLDER) for path in folders if (path / INDEX).is_file()]
+        names = [path.name.removeprefix(STEP_FOLDER) for path in folders if path.is_dir()]
         return sorted(int(name) for name in names if name.isdecimal())
 
     def point(self, link: str, step: int) -> None:
@@ -138,38 +155,56 @@ class RunFolder:
         aside.symlink_to(self.checkpoint(step).name)
         aside.replace(self.checkpoints / link)
 
-    def prune(self, keep: int, best_step: int | None) -> None:
-        """Remove all checkpoints but the newest `keep` and the best."""
+    def prune(self, keep: int, best_step: int | None, keep_every: int | None = None) -> None:
+        """Remove all checkpoints but the newest `keep`, the best, and those of multiples of `keep_every` steps."""
         for step in self.steps()[:-keep]:
-            if step != best_step:
+            if step != best_step and (keep_every is None or step % keep_every):
                 # Renamed first: a kill while deleting must not leave a folder that looks complete.
-                doomed = self.checkpoints / f".{self.checkpoint(step).name}.{os.getpid()}.part"
+                doomed = self.checkpoints / f".{self.checkpoint(step).name}.doomed"
+                shutil.rmtree(doomed, ignore_errors=True)
                 self.checkpoint(step).rename(doomed)
                 shutil.rmtree(doomed, ignore_errors=True)
 
+    def set_damaged_aside(self, step: int) -> Path:
+        """Move a damaged checkpoint to `checkpoints/damaged/`; returns where it is now."""
+        aside = self.checkpoints / "damaged"
+        aside.mkdir(exist_ok=True)
+        name, count = self.checkpoint(step).name, 1
+        while (target := aside / (name if count == 1 else f"{name}-{count}")).exists():
+            count += 1
+        self.checkpoint(step).rename(target)
+        return target
+
     def supersede_after(self, step: int) -> None:
         """Move checkpoints later than `step` to `checkpoints/superseded/`: the run goes on from there instead."""
-        later = [other for other in self.steps() if other > step]
-        for other in later:
+        for other in [other for other in self.steps_begun() if other > step]:
             target = self.checkpoints / "superseded" / self.checkpoint(other).name
             shutil.rmtree(target, ignore_errors=True)
             target.parent.mkdir(exist_ok=True)
             self.checkpoint(other).rename(target)
             log.info("%s is superseded: moved to %s", self.checkpoint(other).name, target.parent)
-        if later and step in self.steps():
+        if step in self.steps() and not (self.checkpoints / "last").exists():
             self.point("last", step)
         best = self.checkpoints / "best"
         if best.is_symlink() and not best.exists():  # it named one of those
             best.unlink()
 
     def remove_leftovers(self) -> None:
-        """Remove what a killed process left half-written."""
+        """Remove what killed processes left half-written or half-removed, in the folder and among its checkpoints."""
         if self.checkpoints.is_dir():
+            for path in self.checkpoints.glob(f".{STEP_FOLDER}*.old"):  # was to be replaced by one that did not come
+                place = path.with_name(path.name.removeprefix(".").removesuffix(".old"))
+                if not place.exists() and (path / INDEX).is_file():
+                    path.rename(place)
             for path in self.checkpoints.glob(".*"):
                 if path.is_symlink() or path.is_file():
                     path.unlink(missing_ok=True)
                 else:
                     shutil.rmtree(path, ignore_errors=True)
+        for pattern in (".*.part", ".*.new", ".writable.*"):
+            for path in self.path.glob(pattern):
+                if path.is_file():
+                    path.unlink(missing_ok=True)
 
 
 def checkpoint_of(path: str | os.PathLike[str]) -> Path:

@@ -16,6 +16,8 @@ class TrainingState:
         skipped: steps whose loss or gradient was not finite.
         best_metric: best validation metric so far.
         best_step: the step it was reached at.
+        validations_without_improvement: so many in a row, for an early stop.
+        improved_metric: the value that a validation has to exceed to count as an improvement; None: `best_metric`.
     """
 
     step: int = 0
@@ -23,6 +25,8 @@ class TrainingState:
     skipped: int = 0
     best_metric: float | None = None
     best_step: int | None = None
+    validations_without_improvement: int = 0
+    improved_metric: float | None = None
 
     def advance(self, applied: bool) -> None:
         """Count one optimizer step."""

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import pickle
 from dataclasses import replace
@@ -8,18 +9,21 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save
 from torch import nn
 
 from frtrain.errors import CheckpointError
-from frtrain.training import checkpoint as module
+from frtrain.training import checkpoint_writing
 from frtrain.training.checkpoint import (
     Checkpoint,
+    StoredCheckpoint,
     load_into,
-    load_optimizer,
     optimizer_tensors,
     read_checkpoint,
     write_checkpoint,
 )
+from frtrain.training.checkpoint_index import DamagedCheckpointError, Facts, Index, StoredFile
+from frtrain.training.restoring import restore_optimizer
 from frtrain.training.run_folder import RunFolder, checkpoint_of
 
 EXAMPLE = Checkpoint(
@@ -55,15 +59,20 @@ def test_a_full_disk_leaves_nothing_behind_and_says_so(tmp_path: Path, monkeypat
     def full(path: Path, value: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(module, "_write_json", full)
-    with pytest.raises(CheckpointError, match=r"step-7: the checkpoint could not be written .*No space left"):
+    monkeypatch.setattr(checkpoint_writing, "_write_list", full)
+    message = r"step-7: .*No space left.*it needs 96 bytes, and [\d,]+ were free there.*step-6 is intact: .*resume="
+    with pytest.raises(CheckpointError, match=message):
         write_checkpoint(tmp_path / "step-7", EXAMPLE)
     assert [path.name for path in tmp_path.iterdir()] == ["step-6"]
     read_checkpoint(tmp_path / "step-6")
+    with pytest.raises(CheckpointError, match="There is no earlier checkpoint to go on from") as caught:
+        write_checkpoint(tmp_path / "other" / "step-7", EXAMPLE)
+    assert "resume" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    "name", ["backbone.safetensors", "classifier.safetensors", "optimizer.safetensors", "classes.json"]
+    "name",
+    ["backbone.safetensors", "classifier.safetensors", "optimizer.safetensors", "classes.json", "checkpoint.json"],
 )
 @pytest.mark.parametrize("damage", ["truncated", "one bit flipped", "gone"])
 def test_damage_to_any_file_is_noticed_and_named(tmp_path: Path, name: str, damage: str):
@@ -74,14 +83,23 @@ def test_damage_to_any_file_is_noticed_and_named(tmp_path: Path, name: str, dama
     else:
         content[len(content) // 2] ^= 1
         file.write_bytes(content[:-3] if damage == "truncated" else content)
-    with pytest.raises(CheckpointError, match=f"{name}: is (damaged|missing)"):
+    with pytest.raises(DamagedCheckpointError, match=rf"{name}: is (damaged|missing)|no {name} in it"):
         read_checkpoint(tmp_path / "step-7")
 
 
-def test_a_truncated_index_is_noticed_and_named(tmp_path: Path):
+def test_a_digit_of_the_index_that_changed_is_noticed(tmp_path: Path):
     index = write_checkpoint(tmp_path / "step-7", EXAMPLE) / "checkpoint.json"
-    index.write_bytes(index.read_bytes()[:40])
-    with pytest.raises(CheckpointError, match=r"checkpoint\.json: is damaged"):
+    index.write_text(index.read_text().replace('"position": 56', '"position": 57'))
+    with pytest.raises(DamagedCheckpointError, match=r"checkpoint\.json: is damaged \(.*does not match its checksum"):
+        read_checkpoint(tmp_path / "step-7")
+
+
+def test_a_file_that_is_not_in_the_folder_cannot_be_named_by_an_index(tmp_path: Path):
+    facts = Facts(EXAMPLE.state, EXAMPLE.config, EXAMPLE.fingerprint, EXAMPLE.preprocessing)
+    (tmp_path / "step-7").mkdir()
+    stranger = Index(facts, {"../secret": StoredFile("0", 1, "backbone", {})})
+    (tmp_path / "step-7" / "checkpoint.json").write_bytes(stranger.to_json())
+    with pytest.raises(DamagedCheckpointError, match=r"\.\./secret is no name of a file"):
         read_checkpoint(tmp_path / "step-7")
 
 
@@ -119,7 +137,7 @@ def test_weights_of_another_architecture_are_refused_by_name_and_shape():
 
 
 @pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.AdamW])
-def test_an_optimizer_goes_on_bit_for_bit(kind: type[torch.optim.Optimizer]):
+def test_an_optimizer_goes_on_bit_for_bit(kind: type[torch.optim.Optimizer], tmp_path: Path):
     def fresh() -> tuple[nn.Module, torch.optim.Optimizer]:
         torch.manual_seed(0)
         network = nn.Conv2d(3, 4, 3).to(memory_format=torch.channels_last)
@@ -141,7 +159,8 @@ def test_an_optimizer_goes_on_bit_for_bit(kind: type[torch.optim.Optimizer]):
     resumed, resumed_optimizer = fresh()
     resumed.load_state_dict(first.state_dict())
     saved = optimizer_tensors(first_optimizer, dict(first.named_parameters()))
-    load_optimizer(resumed_optimizer, dict(resumed.named_parameters()), saved, None)
+    stored = StoredCheckpoint.at(write_checkpoint(tmp_path / "step-2", replace(EXAMPLE, tensors={"optimizer": saved})))
+    restore_optimizer(stored, resumed_optimizer, dict(resumed.named_parameters()), {})
     for seed in range(2, 4):
         step(resumed, resumed_optimizer, seed)
     assert torch.equal(whole.weight, resumed.weight)
@@ -153,7 +172,9 @@ def test_the_newest_and_the_best_are_kept(tmp_path: Path):
         write_checkpoint(folder.checkpoint(step), EXAMPLE)
         folder.point("last", step)
     folder.point("best", 2)
-    folder.prune(keep=2, best_step=2)
+    folder.prune(keep=2, best_step=2, keep_every=None)
+    assert folder.steps() == [2, 4, 5]
+    folder.prune(keep=1, best_step=5, keep_every=2)
     assert folder.steps() == [2, 4, 5]
     assert checkpoint_of(tmp_path) == folder.checkpoint(5)
     assert checkpoint_of(tmp_path / "checkpoints" / "best") == folder.checkpoint(2).resolve()
@@ -165,8 +186,25 @@ def test_what_a_killed_writer_left_is_removed_and_never_taken_for_a_checkpoint(t
     (folder.checkpoints / ".step-00000002.99.part").mkdir()
     (folder.checkpoints / ".step-00000002.99.part" / "backbone.safetensors").write_bytes(b"half")
     assert folder.steps() == [1]
+    folder.checkpoint(1).rename(folder.checkpoints / ".step-00000001.old")  # it was about to be replaced
+    (folder.path / ".metrics.jsonl.99.part").write_bytes(b"half")
     folder.remove_leftovers()
     assert [path.name for path in folder.checkpoints.iterdir()] == ["step-00000001"]
+    assert [path.name for path in folder.path.iterdir()] == ["checkpoints"]
+
+
+def test_a_checkpoint_of_the_first_format_is_read(tmp_path: Path):
+    (tmp_path / "step-7").mkdir()
+    files = {f"{part}.safetensors": save(tensors) for part, tensors in EXAMPLE.tensors.items()}
+    files["classes.json"] = json.dumps(EXAMPLE.classes).encode()
+    for name, content in files.items():
+        (tmp_path / "step-7" / name).write_bytes(content)
+    sha256 = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
+    facts = {"state": EXAMPLE.state, "config": EXAMPLE.config, "fingerprint": "folder:8", "preprocessing": {"size": 112}}
+    (tmp_path / "step-7" / "checkpoint.json").write_text(json.dumps({"format": 1, **facts, "sha256": sha256}))
+    read = read_checkpoint(tmp_path / "step-7")
+    assert torch.equal(read.tensors["backbone"]["weight"], EXAMPLE.tensors["backbone"]["weight"])
+    assert (read.state, read.classes) == (EXAMPLE.state, EXAMPLE.classes)
 
 
 def test_a_folder_without_checkpoints_is_an_error_that_says_what_is_expected(tmp_path: Path):

@@ -84,7 +84,7 @@ def test_augmentation_on_the_device_changes_the_run_and_workers_do_not(small_run
 def test_pictures_show_the_batch_as_it_is_after_augmentation_on_the_device(
     small_run: SmallRun, monkeypatch: pytest.MonkeyPatch
 ):
-    from frtrain.training.logbook import TensorBoard
+    from frtrain.training.loggers.tensorboard import TensorBoard
 
     shown: list[torch.Tensor] = []
     monkeypatch.setattr(TensorBoard, "images", lambda self, step, tag, images: shown.append(images))

@@ -212,7 +212,7 @@ def assert_close(ours: Checkpoint, theirs: Checkpoint) -> None:
 
 def scalars(folder: RunFolder) -> list[dict[str, float]]:
     lines = [json.loads(line) for line in folder.metrics.read_text().splitlines()]
-    return [{key: value for key, value in line.items() if not key.startswith("speed")} for line in lines]
+    return [{key: value for key, value in line.items() if not key.startswith(("speed", "memory"))} for line in lines]
 
 
 def test_two_processes_compute_what_one_computes(together: Together, alone: Callable[..., RunFolder]):

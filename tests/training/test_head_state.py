@@ -4,7 +4,9 @@ import torch
 
 from frtrain.classifier.dense import DenseClassifier
 from frtrain.losses import LOSSES
-from frtrain.training.optimization import Optimization, parameter_groups, sgd
+from frtrain.training.length import RunLength
+from frtrain.training.optimization import Optimization
+from frtrain.training.optimizers import parameter_groups, sgd
 from frtrain.training.schedule import SCHEDULERS
 
 
@@ -16,9 +18,10 @@ def make(loss_spec):
     modules = {"backbone": backbone, "classifier": classifier}
     groups = parameter_groups(modules)
     schedule = SCHEDULERS.build(
-        {"name": "polynomial", "warmup_epochs": 0.0, "power": 1.0, "final": 0.0}, steps_per_epoch=1.0, total_steps=10
+        {"name": "polynomial", "warmup": 0.0, "warmup_unit": "steps", "power": 1.0, "final": 0.0},
+        length=RunLength(10, 1.0, 1),
     )
-    optimizer = sgd(groups, lr=0.1, momentum=0.9, nesterov=False, weight_decay=0.0)
+    optimizer = sgd(groups, lr=0.1, momentum=0.9, nesterov=False, weight_decay=0.0, fused=False)
     return backbone, classifier, Optimization(modules, optimizer, schedule, 1, None, 10)
 
 

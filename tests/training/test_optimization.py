@@ -5,7 +5,9 @@ import torch
 from torch import nn
 
 from frtrain.errors import TrainingError
-from frtrain.training.optimization import OPTIMIZERS, Optimization, parameter_groups
+from frtrain.training.length import RunLength
+from frtrain.training.optimization import Optimization
+from frtrain.training.optimizers import OPTIMIZERS, parameter_groups
 from frtrain.training.schedule import SCHEDULERS
 
 
@@ -23,12 +25,12 @@ def optimization(
     network: nn.Module, accumulate: int = 1, clip_norm: float | None = None, lr: float = 0.1, patience: int = 3
 ) -> Optimization:
     modules = {"backbone": network}
-    spec = {"name": "sgd", "lr": lr, "momentum": 0.0, "nesterov": False, "weight_decay": 0.0}
-    flat = {"name": "polynomial", "warmup_epochs": 0, "power": 1.0, "final": 1.0}
+    spec = {"name": "sgd", "lr": lr, "momentum": 0.0, "nesterov": False, "weight_decay": 0.0, "fused": False}
+    flat = {"name": "constant", "warmup": 0, "warmup_unit": "steps"}
     return Optimization(
         modules,
         OPTIMIZERS.build(spec, groups=parameter_groups(modules)),
-        SCHEDULERS.build(flat, steps_per_epoch=1.0, total_steps=100),
+        SCHEDULERS.build(flat, length=RunLength(100, 1.0, 1)),
         accumulate,
         clip_norm,
         patience,
@@ -39,23 +41,6 @@ def optimization(
 def network() -> Network:
     torch.manual_seed(0)
     return Network()
-
-
-def test_norms_and_biases_have_no_weight_decay():
-    groups = parameter_groups({"backbone": Network(), "classifier": nn.Linear(2, 4)})
-    names = {bool(group["decay"]): set(group["names"]) for group in groups}
-    assert names[True] == {"backbone.linear.weight", "classifier.weight"}
-    assert names[False] == {"backbone.linear.bias", "backbone.norm.weight", "backbone.norm.bias", "classifier.bias"}
-
-
-@pytest.mark.parametrize("name", ["sgd", "adamw"])
-def test_weight_decay_reaches_only_the_decayed_group(name: str):
-    parameters = {
-        "sgd": {"lr": 0.1, "momentum": 0.9, "nesterov": True, "weight_decay": 0.3},
-        "adamw": {"lr": 0.1, "beta1": 0.9, "beta2": 0.99, "weight_decay": 0.3},
-    }[name]
-    optimizer = OPTIMIZERS.build({"name": name, **parameters}, groups=parameter_groups({"backbone": Network()}))
-    assert [group["weight_decay"] for group in optimizer.param_groups] == [0.3, 0.0]
 
 
 def test_accumulated_losses_give_the_gradient_of_their_mean(network: Network):

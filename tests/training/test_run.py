@@ -148,7 +148,7 @@ def test_impossible_values_are_told_before_anything_is_built(
 
 
 def test_a_run_without_an_end_is_refused(small_config: Callable[..., TrainConfig]):
-    with pytest.raises(ConfigError, match=r"trainer\.epochs or trainer\.max_steps must be set"):
+    with pytest.raises(ConfigError, match=r"trainer\.max_samples must be set"):
         small_config("trainer.epochs=null", "trainer.max_steps=null")
 
 

@@ -16,6 +16,9 @@ from numpy.typing import NDArray
 Floats: TypeAlias = NDArray[np.float32]
 Indices: TypeAlias = NDArray[np.int64]
 
+ROUNDING_OF_CORNERS = 1e-6
+"""More, as a share of an image's side, than rounding in the networks moves a corner by: 3e-7 was seen."""
+
 
 def pyramid_scales(height: int, width: int, min_face_size: int, factor: float) -> list[float]:
     """Scales of the image pyramid, from the one that makes the smallest face 12 pixels large; none for small images."""
@@ -115,3 +118,21 @@ def pixels_of(boxes: Floats, heights: Indices, widths: Indices) -> Indices:
     corners = np.trunc(boxes).astype(np.int64)
     left, top = np.maximum(corners[:, 0], 1) - 1, np.maximum(corners[:, 1], 1) - 1
     return np.stack([left, top, np.minimum(corners[:, 2], widths), np.minimum(corners[:, 3], heights)], axis=1)
+
+
+def close_to_the_next_pixel(boxes: Floats, sizes: Indices) -> NDArray[np.bool_]:
+    """Whether rounding in the networks may have moved a corner of a box across the border between two pixels.
+
+    Corners beyond the image are cut, and not close to anything.
+
+    Args:
+        boxes: `[N, 4]`, as `pixels_of` takes them.
+        sizes: `[N, 2]`, height and width of their images.
+    """
+    sides = np.tile(sizes[:, ::-1], 2).astype(np.float32)
+    inside = (boxes > 1) & (boxes < sides + 1)
+    distance = np.abs(boxes - np.round(boxes))
+    close: NDArray[np.bool_] = (inside & (distance < ROUNDING_OF_CORNERS * sides.max(axis=1, keepdims=True))).any(
+        axis=1
+    )
+    return close

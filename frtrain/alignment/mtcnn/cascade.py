@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
@@ -16,6 +16,7 @@ from frtrain.alignment.mtcnn.area import Tables
 from frtrain.alignment.mtcnn.boxes import (
     Floats,
     Indices,
+    close_to_the_next_pixel,
     move_crops,
     move_windows,
     pixels_of,
@@ -28,6 +29,12 @@ from frtrain.alignment.mtcnn.boxes import (
     window_boxes,
 )
 from frtrain.alignment.mtcnn.networks import CropNetwork, ProposalNetwork, face_probability
+
+ROUNDING_OF_PROBABILITIES = 1e-4
+"""More than rounding in the networks changes a probability by (1e-6 was seen)."""
+
+CHANGE_BY_A_PIXEL = 0.1
+"""What a probability may change by when the crop moves by a pixel: so near to its threshold, it may end on the other side."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,16 +52,24 @@ class Found:
     points: Floats
 
 
+Referee = Callable[[NDArray[np.uint8], int], Found]
+"""Searches one image `uint8 [H, W, 3]` for faces of at least so many pixels."""
+
+
 @dataclass(frozen=True, eq=False)
 class _Candidates:
-    """Boxes in all images of a call: `images [N]` their numbers, ascending; `boxes [N, 4]`; `scores [N]`."""
+    """Boxes in all images of a call: `images [N]` their numbers, ascending; `boxes [N, 4]`; `scores [N]`.
+
+    `close [N]` says whether a pixel of a box's crop was decided by less than rounding may change.
+    """
 
     images: Indices
     boxes: Floats
     scores: Floats
+    close: NDArray[np.bool_]
 
     def take(self, chosen: Indices) -> _Candidates:
-        return _Candidates(self.images[chosen], self.boxes[chosen], self.scores[chosen])
+        return _Candidates(self.images[chosen], self.boxes[chosen], self.scores[chosen], self.close[chosen])
 
     def per_image(self, choose: Callable[[slice], Indices]) -> Indices:
         """Indices of what `choose` picks (as indices within the slice) of each image's candidates."""
@@ -74,6 +89,8 @@ class Cascade:
         thresholds: of the three networks, in [0, 1].
         factor: scale between two levels of the pyramid, in (0, 1).
         device: where the networks are.
+        referee: searches an image once more in which a face was decided by less than rounding may change; None: nobody
+            does. What it finds counts.
     """
 
     def __init__(
@@ -82,7 +99,9 @@ class Cascade:
         thresholds: list[float],
         factor: float,
         device: torch.device,
+        referee: Referee | None = None,
     ):
+        self._referee = referee
         self._proposal, self._refinement, self._output = networks
         self._thresholds = thresholds
         self._factor = factor
@@ -103,16 +122,17 @@ class Cascade:
         if not images:
             return []
         tables = Tables(images, self._device)
+        undecided: set[int] = set()
         sizes = np.array([image.shape[:2] for image in images], np.int64)
         candidates, shares = self._look(
-            self._propose(tables, min_face_size), tables, sizes, self._refinement, 24, self._thresholds[1]
+            self._propose(tables, min_face_size), tables, sizes, self._refinement, 24, self._thresholds[1], undecided
         )
         chosen = candidates.per_image(lambda part: suppress(candidates.boxes[part], candidates.scores[part], 0.7))
         candidates = candidates.take(chosen)
         moved = squared(move_crops(candidates.boxes, shares[chosen, :4]))
-        candidates = _Candidates(candidates.images, moved, candidates.scores)
+        candidates = replace(candidates, boxes=moved)
 
-        candidates, shares = self._look(candidates, tables, sizes, self._output, 48, self._thresholds[2])
+        candidates, shares = self._look(candidates, tables, sizes, self._output, 48, self._thresholds[2], undecided)
         points = place_points(candidates.boxes, shares[:, 4:])
         boxes, scores = move_crops(candidates.boxes, shares[:, :4]), candidates.scores
         found = []
@@ -121,7 +141,10 @@ class Cascade:
             of_image = of_image[suppress_nested(boxes[of_image], scores[of_image], 0.7)]
             width, height = (boxes[of_image, 2:] - boxes[of_image, :2]).astype(np.float64).T
             of_image = of_image[np.argsort(width * height)[::-1]]
-            found.append(Found(boxes[of_image], scores[of_image], points[of_image]))
+            faces = Found(boxes[of_image], scores[of_image], points[of_image])
+            if self._referee is not None and (number in undecided or candidates.close[of_image].any()):
+                faces = self._referee(images[number], min_face_size)
+            found.append(faces)
         return found
 
     def _propose(self, tables: Tables, min_face_size: int) -> _Candidates:
@@ -141,7 +164,7 @@ class Cascade:
                 first_images.append(len(order))
             order += group.images
         if not outputs:
-            return _Candidates(np.empty(0, np.int64), np.empty((0, 4), np.float32), np.empty(0, np.float32))
+            return _candidates(np.empty(0, np.int64), np.empty((0, 4), np.float32), np.empty(0, np.float32))
         windows = torch.cat(outputs)
         chosen = (windows[:, 1] - windows[:, 0] >= self._least_difference).nonzero()[:, 0]
         values = windows[chosen]
@@ -160,7 +183,7 @@ class Cascade:
         level = np.array(levels)[map_number]
 
         by_image = np.argsort(image, kind="stable")
-        candidates = _Candidates(image, boxes, scores).take(by_image)
+        candidates = _candidates(image, boxes, scores).take(by_image)
         level, shares = level[by_image], shares[by_image]
 
         def choose(part: slice) -> Indices:
@@ -170,7 +193,7 @@ class Cascade:
 
         chosen_of_all = candidates.per_image(choose)
         kept = candidates.take(chosen_of_all)
-        return _Candidates(kept.images, squared(move_windows(kept.boxes, shares[chosen_of_all])), kept.scores)
+        return replace(kept, boxes=squared(move_windows(kept.boxes, shares[chosen_of_all])))
 
     def _look(
         self,
@@ -180,14 +203,26 @@ class Cascade:
         network: CropNetwork,
         crop_size: int,
         threshold: float,
+        undecided: set[int],
     ) -> tuple[_Candidates, Floats]:
-        """Candidates in which a network sees a face, with its probabilities, and its other outputs `[N, 4 or 14]`."""
+        """Candidates in which a network sees a face, with its probabilities, and its other outputs `[N, 4 or 14]`.
+
+        Images in which a candidate might have passed or failed by rounding are added to `undecided`.
+        """
         corners = pixels_of(candidates.boxes, *sizes[candidates.images].T)
         inside = np.flatnonzero((corners[:, 2:] > corners[:, :2]).all(1))
         candidates, corners = candidates.take(inside), corners[inside]
         if len(corners) == 0:
             return candidates, np.empty((0, 14), np.float32)
         outputs = network(tables.crops(candidates.images, corners, crop_size)).cpu().numpy()
+        near = close_to_the_next_pixel(candidates.boxes, sizes[candidates.images])
+        distance = np.abs(outputs[:, 0] - threshold)
+        doubtful = (distance < ROUNDING_OF_PROBABILITIES) | (near & (distance < CHANGE_BY_A_PIXEL))
+        undecided.update(candidates.images[doubtful].tolist())
         passed = np.flatnonzero(outputs[:, 0] > np.float32(threshold))
-        candidates, outputs = candidates.take(passed), outputs[passed]
-        return _Candidates(candidates.images, candidates.boxes, outputs[:, 0].copy()), outputs[:, 1:]
+        scores, close = outputs[passed, 0].copy(), (candidates.close | near)[passed]
+        return replace(candidates.take(passed), scores=scores, close=close), outputs[passed, 1:]
+
+
+def _candidates(images: Indices, boxes: Floats, scores: Floats) -> _Candidates:
+    return _Candidates(images, boxes, scores, np.zeros(len(images), np.bool_))

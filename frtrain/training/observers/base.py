@@ -20,13 +20,13 @@ class StepFacts:
         batch: this process's rows, on the CPU as loaded, or on the device where they are augmented there.
         loss: scalar, detached, not divided by the accumulation.
         classifier: similarities and diagnostics of the batch, all processes' rows.
-        applied: whether the weights were updated.
+        applied: whether the weights were updated, a bool scalar on the device: to look at it is to wait for the device.
     """
 
     batch: Batch
     loss: torch.Tensor
     classifier: Facts
-    applied: bool
+    applied: torch.Tensor
 
     @property
     def target_angle_degrees(self) -> torch.Tensor:
@@ -40,8 +40,17 @@ class Observer:
     With several processes each has observers of its own, but only process 0 writes: `run.logbook` of the others is empty.
     """
 
+    def after_batch(self, run: Run, batch: Batch, loss: torch.Tensor, facts: Facts) -> None:
+        """A batch has its gradients, and `run.state` counts it not yet. With accumulation a step has several batches."""
+
     def after_step(self, run: Run, facts: StepFacts, stopwatch: Stopwatch) -> None:
-        """Look at a step. Time that is not training is to be taken out of `stopwatch` with `exclude`."""
+        """Look at a step. Time that is not training is to be spent in `stopwatch.paused(...)`."""
 
     def after_run(self, run: Run) -> None:
         """The loop has ended, finished or stopped; the last weights are in `run`."""
+
+    def after_failure(self, run: Run) -> None:
+        """The run ends by an error, maybe of this process alone: bring to an end what must not be left half-done.
+
+        Other processes may be gone, so none may be talked to.
+        """

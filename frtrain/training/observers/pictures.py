@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 from frtrain.training.observers.base import Observer, StepFacts
 from frtrain.training.run import Run
 from frtrain.training.state import crossed
@@ -23,9 +21,9 @@ class Pictures(Observer):
         step = run.state.step
         if step != 1 and not crossed(step, self.every_epochs * run.steps_per_epoch):
             return
-        began = time.perf_counter()
-        seen = run.preprocessing.normalise(facts.batch.images[:SHOWN])
-        run.logbook.images(step, "train/batch_as_the_network_sees_it", (seen - seen.min()) / (seen.max() - seen.min()))
-        if run.classifier.head.geometry == "cosine":
-            run.logbook.histogram(step, "train/target_angle_degrees", facts.target_angle_degrees)
-        stopwatch.exclude(time.perf_counter() - began)
+        with stopwatch.paused("pictures"):
+            seen = run.preprocessing.normalise(facts.batch.images[:SHOWN])
+            seen = (seen - seen.min()) / (seen.max() - seen.min())
+            run.logbook.images(step, "train/batch_as_the_network_sees_it", seen)
+            if run.classifier.head.geometry == "cosine":
+                run.logbook.histogram(step, "train/target_angle_degrees", facts.target_angle_degrees)

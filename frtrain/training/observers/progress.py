@@ -21,6 +21,9 @@ PLAIN_INTERVAL_SECONDS = 15.0
 SHOWN_WAIT_SHARE = 0.05
 """Of the time; below it, waiting for data is nothing to think about."""
 
+SHOWN_SPREAD = 1.2
+"""The fastest process by the slowest; below it, they differ by chance."""
+
 
 class ProgressLine(Observer, Logger):
     """Shows step, loss, images/s, the share of time spent waiting for data where it matters, and the time left.
@@ -36,7 +39,6 @@ class ProgressLine(Observer, Logger):
     ):
         self.style = ("live" if console.is_terminal else "plain") if style == "auto" else style
         self.first_step, self.total_steps = first_step, total_steps
-        self._began = time.monotonic()
         self._last_plain = -PLAIN_INTERVAL_SECONDS
         self._progress: Progress | None = None
         self._task = TaskID(0)
@@ -66,11 +68,17 @@ class ProgressLine(Observer, Logger):
         if "train/loss" not in values:
             return
         waited = values["speed/data_wait_share"]
-        data_wait = f"data wait {waited:.0%}  " if waited > SHOWN_WAIT_SHARE else ""
+        waits = f"data wait {waited:.0%}  " if waited > SHOWN_WAIT_SHARE else ""
+        slowest = values.get("speed/slowest_rank")
+        spread = values.get("speed/images_per_second_of_fastest", 0) / values.get(
+            "speed/images_per_second_of_slowest", 1
+        )
+        if slowest is not None and spread > SHOWN_SPREAD:
+            waits += f"rank {slowest:.0f} is slowest  "
         facts = (
             f"epoch {epoch:.2f}  loss {values['train/loss']:.3f}  accuracy {values['train/accuracy']:.1%}  "
-            f"{values['speed/images_per_second']:.0f} images/s  {data_wait}"
-            f"ETA {_clock(self._eta_seconds(step))}"
+            f"{values['speed/images_per_second']:.0f} images/s  {waits}"
+            f"ETA {_clock(values.get('speed/eta_seconds', 0.0))}"
         )
         now = time.monotonic()
         if self._progress:
@@ -88,11 +96,6 @@ class ProgressLine(Observer, Logger):
         """Take the live line away, also when the run ends by an error."""
         if self._progress:
             self._progress.stop()
-
-    def _eta_seconds(self, step: int) -> float:
-        done = step - self.first_step
-        elapsed = time.monotonic() - self._began
-        return elapsed / done * (self.total_steps - step) if done else 0.0
 
 
 def _clock(seconds: float) -> str:

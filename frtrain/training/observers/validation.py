@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -24,6 +23,9 @@ from frtrain.training.stopwatch import Stopwatch
 log = logging.getLogger(__name__)
 
 LOWER_IS_BETTER = ("eer",)
+AGREED = ("best_metric", "best_step", "validations_without_improvement", "improved_metric")
+"""What process 0 finds out for all, fields of the state."""
+
 HARDEST_PAIRS = 8
 """Of each kind, in TensorBoard's picture."""
 
@@ -52,13 +54,14 @@ class Validation(Observer):
     def after_step(self, run: Run, facts: StepFacts, stopwatch: Stopwatch) -> None:
         """Verify when the interval has passed, and after the last step."""
         if crossed(run.state.step, self.every_epochs * run.steps_per_epoch) or run.finished:
-            began = time.perf_counter()
-            with all_or_none(run.processes):
-                if run.processes.rank == 0:
-                    self._verify(run)
-            run.state.best_metric = shared(run.processes, run.state.best_metric)
-            run.state.best_step = shared(run.processes, run.state.best_step)
-            stopwatch.exclude(time.perf_counter() - began)
+            with stopwatch.paused("validation"):
+                with run.evaluating(), all_or_none(run.processes):
+                    if run.processes.rank == 0:
+                        self._verify(run)
+                for field in AGREED:
+                    setattr(run.state, field, shared(run.processes, getattr(run.state, field)))
+            if run.stopped_early and run.processes.rank == 0:
+                log.info("%s", self._why_it_ends(run))
 
     def _verify(self, run: Run) -> None:
         result, scores = verify_source(run.embed, self.held_out, self.pairs, batch_size=256, flip=True)
@@ -70,9 +73,28 @@ class Validation(Observer):
             run.logbook.figure(step, "verify/roc", roc_figure(scores, self.pairs.genuine, result))
             run.logbook.figure(step, "verify/hardest_pairs", self._hardest_pairs(scores, result))
         log.info("epoch %.1f  step %d  held-out identities: %s", run.epoch, step, result.headline())
-        value, best = metrics[self.metric], run.state.best_metric
-        if best is None or (value < best if self.metric in LOWER_IS_BETTER else value > best):
-            run.state.best_metric, run.state.best_step = value, step
+        self._judge(run, metrics[self.metric])
+
+    def _judge(self, run: Run, value: float) -> None:
+        """Keep the best value, and count the validations that improved nothing."""
+        state, sign = run.state, -1 if self.metric in LOWER_IS_BETTER else 1
+        # Before there was an early stop, checkpoints had the best value alone.
+        to_beat = state.best_metric if state.improved_metric is None else state.improved_metric
+        if to_beat is None or sign * (value - to_beat) > run.config.validation.min_improvement:
+            state.validations_without_improvement, state.improved_metric = 0, value
+        else:
+            state.validations_without_improvement += 1
+        if state.best_metric is None or sign * value > sign * state.best_metric:
+            state.best_metric, state.best_step = value, state.step
+
+    def _why_it_ends(self, run: Run) -> str:
+        state, validation = run.state, run.config.validation
+        more = f" by more than {validation.min_improvement:g}" if validation.min_improvement else ""
+        return (
+            f"stopped early after step {state.step} of {run.total_steps}: {self.metric} has not improved{more} in the last "
+            f"{state.validations_without_improvement} validations (validation.patience={validation.patience}); the best is "
+            f"{state.best_metric:.4f} after step {state.best_step}"
+        )
 
     def _hardest_pairs(self, scores: NDArray[np.float64], result: Verification) -> Figure:
         left, right, held_out = self.pairs.left, self.pairs.right, self.held_out

@@ -1,0 +1,191 @@
+"""What to change where a run does not fit, and how large its batch may be."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from frtrain.planning.job import Job
+from frtrain.planning.prediction import Prediction, predict
+
+WORTH = 0.02
+"""A change that saves less than this share of the memory is not suggested."""
+
+MOST_ROWS = 2**14
+"""Images of a process beyond which no larger batch is looked for."""
+
+MOST_PROCESSES = 1024
+
+Defaults = Callable[[str], Mapping[str, Any]]
+"""From the name of a classifier's engine to its settings."""
+
+
+@dataclass(frozen=True)
+class Change:
+    """Something to change.
+
+    Attributes:
+        override: as it is typed.
+        cost: what one pays for it.
+        job: with it, and with all changes before it.
+        prediction: of that job.
+    """
+
+    override: str
+    cost: str
+    job: Job
+    prediction: Prediction
+
+
+@dataclass(frozen=True)
+class Suggestion:
+    """What to do.
+
+    Attributes:
+        changes: to make together; empty where the job fits as it is.
+        fits: whether the job fits with them.
+        largest_batch: with them, of all processes; None: not even two images for each process fit.
+    """
+
+    changes: tuple[Change, ...]
+    fits: bool
+    largest_batch: int | None
+
+
+def suggest(job: Job, defaults: Defaults) -> Suggestion:
+    """Changes until the job fits, the cheapest first, each kept only where it helps; then the largest batch.
+
+    Dividing the centres costs nothing. bfloat16 rounds, recomputation takes time, FSDP messages; a sample of the classes (Partial FC)
+    is another training, a smaller batch, too, and more processes cost money.
+
+    Args:
+        job: what does not fit, or does.
+        defaults: of an engine that may be suggested.
+    """
+    prediction = predict(job)
+    changes: list[Change] = []
+    for override, cost, changed in _remedies(job, defaults):
+        if prediction.fits:
+            break
+        candidate = changed(changes[-1].job if changes else job)
+        better = predict(candidate)
+        if better.total < prediction.total * (1 - WORTH):
+            changes.append(Change(override, cost, candidate, better))
+            prediction = better
+    job = changes[-1].job if changes else job
+    largest = largest_batch(job)
+    if not prediction.fits and largest is not None:
+        smaller = with_batch(job, largest)
+        changes.append(
+            Change(f"trainer.batch_size={largest}", "another training: adapt the rate", smaller, predict(smaller))
+        )
+    elif not prediction.fits:
+        more = _with_more_processes(job, defaults)
+        if more is not None:
+            changes.append(Change(f"processes={more.job.processes}", "more GPUs", more.job, more))
+            largest = largest_batch(more.job)
+    return Suggestion(tuple(changes), changes[-1].prediction.fits if changes else prediction.fits, largest)
+
+
+def _remedies(job: Job, defaults: Defaults) -> Iterator[tuple[str, str, Callable[[Job], Job]]]:
+    config, trainer = job.config, job.config.trainer
+    if job.processes > 1 and config.classifier["name"] in ("dense", "chunked"):
+        yield "classifier=sharded", "nothing: the same results", lambda it: with_classifier(it, "sharded", defaults)
+    elif config.classifier["name"] == "dense":
+        yield "classifier=chunked", "nothing: the same results", lambda it: with_classifier(it, "chunked", defaults)
+    if job.precision is None and trainer.precision != "fp64":
+        yield "trainer.precision=bf16", "rounding of the backbone", lambda it: with_trainer(it, precision="bf16")
+    if job.processes > 1 and trainer.parallel == "ddp":
+        yield (
+            "trainer.parallel=fsdp",
+            "weights travel twice a step",
+            lambda it: with_trainer(it, parallel="fsdp", static_graph=False, gradient_compression="none"),
+        )
+    if not trainer.activation_checkpointing:
+        yield (
+            "trainer.activation_checkpointing=true",
+            "about a third more time",
+            lambda it: with_trainer(it, activation_checkpointing=True),
+        )
+    if config.classifier["name"] != "sampled":
+        yield (
+            "classifier=sampled",
+            "a softmax over a sample of the classes (Partial FC)",
+            lambda it: with_classifier(it, "sampled", defaults),
+        )
+
+
+def with_trainer(job: Job, **values: object) -> Job:
+    """The job with other keys of `trainer`."""
+    trainer = job.config.trainer.model_copy(update=values)
+    return replace(job, config=job.config.model_copy(update={"trainer": trainer}))
+
+
+def with_batch(job: Job, batch: int) -> Job:
+    """The job with another batch, of all processes."""
+    return with_trainer(job, batch_size=batch)
+
+
+def with_classifier(job: Job, name: str, defaults: Defaults) -> Job:
+    """The job with another engine, with the settings of the present one where both have them."""
+    settings = defaults(name)
+    kept = {key: value for key, value in job.config.classifier.items() if key in settings and key != "name"}
+    return replace(job, config=job.config.model_copy(update={"classifier": {**settings, **kept}}))
+
+
+def largest_batch(job: Job) -> int | None:
+    """The largest batch of all processes that fits, in steps of 8 images of a process (of 1 below 16); None: two do not.
+
+    Memory grows nearly in proportion to the batch, so the next guess is on the line through the last two.
+    """
+
+    def bytes_of(rows: int) -> int:
+        return predict(with_batch(job, rows * job.processes)).total
+
+    room = job.target.memory_bytes
+    low, low_bytes = 2, bytes_of(2)
+    if low_bytes > room:
+        return None
+    high = max(16, job.rows[0])
+    high_bytes = bytes_of(high)
+    while high_bytes <= room and high < MOST_ROWS:
+        low, low_bytes = high, high_bytes
+        high = min(high * 4, MOST_ROWS)
+        high_bytes = bytes_of(high)
+    if high_bytes <= room:
+        return high * job.processes
+    while high - low > max(1, low // 32):
+        share = (room - low_bytes) / max(1, high_bytes - low_bytes)
+        guess = min(max(low + 1, int(low + share * (high - low))), high - 1)
+        guess = guess // 8 * 8 if guess >= 16 and guess // 8 * 8 > low else guess
+        guessed = bytes_of(guess)
+        if guessed <= room:
+            if guess == low:
+                break
+            low, low_bytes = guess, guessed
+            if share < 1 and bytes_of(above := min(guess + max(1, guess // 32), high)) > room:
+                high, high_bytes = above, bytes_of(above)
+        else:
+            high, high_bytes = guess, guessed
+    return (low // 8 * 8 if low >= 16 else low) * job.processes
+
+
+def _with_more_processes(job: Job, defaults: Defaults) -> Prediction | None:
+    count = job.processes * 2
+    while count <= MOST_PROCESSES:
+        more = with_batch(replace(job, processes=count), max(job.batch, 2 * count))
+        if more.config.classifier["name"] in ("dense", "chunked"):
+            more = with_classifier(more, "sharded", defaults)
+        if (prediction := predict(more)).fits:
+            return prediction
+        count *= 2
+    return None
+
+
+def precision_name(job: Job) -> str:
+    """As `trainer.precision` has it."""
+    names: dict[torch.dtype | None, str] = {torch.bfloat16: "bf16", torch.float16: "fp16", None: "fp32"}
+    return "fp64" if job.config.trainer.precision == "fp64" else names[job.precision]

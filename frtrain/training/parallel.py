@@ -1,0 +1,76 @@
+"""Who averages the backbone's gradients over the processes, and how: DistributedDataParallel, or FSDP2."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import nn
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compress_hook, fp16_compress_hook
+from torch.distributed.fsdp import FSDPModule
+from torch.nn.parallel import DistributedDataParallel
+
+from frtrain.config import TrainerConfig
+from frtrain.errors import ConfigError
+from frtrain.training.fully_sharded import average_next_gradients
+
+Hook = Callable[[Any, Any], torch.futures.Future[torch.Tensor]]
+
+COMPRESSIONS: dict[str, Hook] = {"bf16": bf16_compress_hook, "fp16": fp16_compress_hook}
+"""Gradients are divided by the number of processes, rounded, summed in that type, and widened again."""
+
+
+def check_parallel(trainer: TrainerConfig) -> None:
+    """Refuse what torch cannot do.
+
+    Args:
+        trainer: the configuration.
+
+    Raises:
+        ConfigError: names the keys.
+    """
+    if trainer.static_graph and trainer.accumulate > 1:
+        raise ConfigError(
+            f"trainer.static_graph=true: torch's DistributedDataParallel then cannot leave gradients unaveraged, as "
+            f"trainer.accumulate={trainer.accumulate} asks for; use one of the two"
+        )
+    if trainer.parallel == "fsdp":
+        for key, off in (("static_graph", False), ("gradient_compression", "none")):
+            if (value := getattr(trainer, key)) != off:
+                shown = str(value).lower()
+                raise ConfigError(
+                    f"trainer.{key}={shown}: is an option of trainer.parallel=ddp, FSDP has no such thing; use "
+                    f"trainer.{key}={str(off).lower()}"
+                )
+
+
+def averaging(network: nn.Module, trainer: TrainerConfig) -> nn.Module:
+    """What trains `network` together with the other processes; they must all come here at the same time.
+
+    A network of `fully_sharded` averages by itself. Any other is wrapped: its gradients are averaged over the processes while
+    backward goes on, in buckets that the gradients are views of, and its buffers (batch norm's statistics) are made those of
+    process 0 before each forward pass.
+    """
+    if trainer.parallel == "fsdp":
+        return network
+    wrapped = DistributedDataParallel(network, gradient_as_bucket_view=True, static_graph=trainer.static_graph)
+    if trainer.gradient_compression != "none":
+        wrapped.register_comm_hook(None, COMPRESSIONS[trainer.gradient_compression])
+    return wrapped
+
+
+def accumulating(network: nn.Module, backbone: nn.Module, last: bool) -> AbstractContextManager[None]:
+    """A context for the forward pass: its gradients are averaged if it is the `last` one of a step, else left where they are.
+
+    Args:
+        network: what is called.
+        backbone: what is trained in it.
+        last: whether the next backward pass completes a step.
+    """
+    if isinstance(backbone, FSDPModule):
+        average_next_gradients(backbone, last)
+    elif isinstance(network, DistributedDataParallel) and not last:
+        return network.no_sync()
+    return nullcontext()

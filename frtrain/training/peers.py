@@ -1,0 +1,234 @@
+"""Noticing that another process of the run was lost, and saying which.
+
+A process that fails says why. One that is killed, by SIGKILL or by the system for want of memory, cannot, and its peers see no
+more than a closed connection, or on GPUs nothing at all. So each process announces where it lives, and leaves a note when it
+goes. A thread of each process looks at its peers on the same machine: one that is gone without a note was lost. The lowest rank
+that is left says so, even while its main thread waits in a collective, and torchrun's SIGTERM with it.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import multiprocessing
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import TracebackType
+
+from frtrain.errors import EndedElsewhereError
+from frtrain.processes import Processes
+from frtrain.training.board import Board
+
+log = logging.getLogger(__name__)
+
+LOOK_SECONDS = 0.25
+"""Between two looks at the processes of this machine."""
+
+LISTEN_LOOKS = 4
+"""Looks between two readings of what other machines have found."""
+
+VERDICT_SECONDS = 2.0
+"""In which a loss on any machine is found and told after a connection has closed."""
+
+UNWIND_SECONDS = 20.0
+"""For the main thread to end by itself after a loss; torchrun kills it after 30 s."""
+
+STORE_SECONDS = 10.0
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a process lives.
+
+    Attributes:
+        machine: one start of one operating system, and one space of process numbers in it.
+        host: its name.
+        pid: number of the process there.
+        began: when it began, in the system's ticks, for another process may get its number; None: not known.
+    """
+
+    machine: str
+    host: str
+    pid: int
+    began: int | None
+
+    @classmethod
+    def of_this_process(cls) -> Place:
+        """That of this process."""
+        host = socket.gethostname()
+        try:
+            boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+            machine = f"{boot} {Path('/proc/self/ns/pid').readlink()}"
+        except OSError:
+            machine = host
+        return cls(machine, host, os.getpid(), _began(os.getpid()))
+
+    @property
+    def empty(self) -> bool:
+        """Whether the process, which must be one of this machine, has ended."""
+        if self.began is not None:
+            return _began(self.pid) != self.began
+        try:
+            os.kill(self.pid, 0)
+        except ProcessLookupError:
+            return True
+        except PermissionError:
+            pass
+        return False
+
+
+def _began(pid: int) -> int | None:
+    """When a process began, in ticks since the machine did; None for one that has ended, and where there is no /proc."""
+    try:
+        after_name = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+    return None if after_name[0] in "ZX" else int(after_name[19])
+
+
+@dataclass(frozen=True)
+class Lost:
+    """A process that ended without a note.
+
+    Attributes:
+        rank: of the process.
+        place: where it was.
+    """
+
+    rank: int
+    place: Place
+
+
+class Peers:
+    """Within this context the loss of another process is told by the lowest rank that is left, and ends this one.
+
+    An `EndedElsewhereError` that comes of it leaves the context as `SystemExit`: all is said.
+
+    Args:
+        processes: of the run.
+        tell: says what is lost, once; called in a thread.
+        abandon: cleans up where the main thread does not end by itself; called in a thread, before `end`.
+        end: what then ends the process; does not return, but in tests.
+    """
+
+    def __init__(
+        self,
+        processes: Processes,
+        tell: Callable[[Sequence[Lost]], None],
+        abandon: Callable[[], None],
+        end: Callable[[int], None] = os._exit,
+    ):
+        self.rank, self.count = processes.rank, processes.count
+        self.lost: list[Lost] = []
+        self._tell, self._abandon, self._end = tell, abandon, end
+        self._places: dict[int, Place] = {}
+        self._over, self._settled = threading.Event(), threading.Event()
+        self._board: Board | None = None
+
+    def __enter__(self) -> Peers:
+        if self.count > 1:
+            self._board = Board.of_the_group(STORE_SECONDS)
+            self._board.pin(f"place/{self.rank}", json.dumps(asdict(Place.of_this_process())))
+            threading.Thread(target=self._watch, name="peers", daemon=True).start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._board is None:
+            return
+        if isinstance(error, EndedElsewhereError | SystemExit):
+            self._await_verdict()
+        self._over.set()
+        try:
+            self._board.pin(f"left/{self.rank}", "yes")
+        except RuntimeError as unreachable:
+            log.debug("the others cannot be told that this process leaves: %s", unreachable)
+        if self.lost and isinstance(error, EndedElsewhereError):
+            raise SystemExit(error.exit_code) from None
+
+    def _await_verdict(self) -> None:
+        deadline = time.monotonic() + VERDICT_SECONDS
+        while not self._settled.is_set() and (left := deadline - time.monotonic()) > 0:
+            try:
+                self._settled.wait(left)
+            except SystemExit:
+                log.debug("torchrun ends this process; why is found out first")
+
+    def _watch(self) -> None:
+        looks = 0
+        while not self._over.wait(LOOK_SECONDS):
+            looks += 1
+            try:
+                self._look(listen=looks % LISTEN_LOOKS == 0)
+            except RuntimeError as unreachable:  # the store is gone, and with it process 0 or the first machine
+                log.debug("nothing can be learned of the others: %s", unreachable)
+            if self.lost:
+                self._settled.set()
+                if not self._over.wait(UNWIND_SECONDS):
+                    self._give_up()
+                return
+
+    def _look(self, listen: bool) -> None:
+        """Find out who has gone, here or, by what is said there, on other machines; and tell it if that is for this process."""
+        assert self._board is not None
+        if len(self._places) < self.count:
+            notes = self._board.read(f"place/{rank}" for rank in range(self.count) if rank not in self._places)
+            self._places |= {int(name.partition("/")[2]): Place(**json.loads(note)) for name, note in notes.items()}
+        own = self._places.get(self.rank)
+        if own is None:
+            return
+        gone = [rank for rank, place in self._places.items() if place.machine == own.machine and place.empty]
+        if gone:
+            left = self._left()
+            lost = [Lost(rank, self._places[rank]) for rank in sorted(gone) if rank not in left]
+            if not lost:
+                self._settled.set()  # they have told by themselves what happened
+                return
+            self._board.pin("lost", json.dumps([one.rank for one in lost]))
+            self._take(lost, left)
+        elif listen:
+            for note in self._board.read(["lost"]).values():
+                self._take([Lost(rank, self._places[rank]) for rank in json.loads(note)], self._left())
+
+    def _take(self, lost: list[Lost], left: set[int]) -> None:
+        absent = left | {one.rank for one in lost}
+        if self.rank == min(rank for rank in range(self.count) if rank not in absent):
+            self._tell(lost)
+        self.lost = lost
+
+    def _left(self) -> set[int]:
+        """Those who have said that they go."""
+        assert self._board is not None
+        notes = self._board.read(f"left/{rank}" for rank in range(self.count) if rank != self.rank)
+        return {int(name.partition("/")[2]) for name in notes}
+
+    def _give_up(self) -> None:
+        log.debug("the main thread has not ended within %.0f s after the loss of a process", UNWIND_SECONDS)
+        try:
+            self._abandon()
+            for child in multiprocessing.active_children():
+                child.kill()  # the loader's processes, which nobody would end
+        finally:
+            self._end(EndedElsewhereError.exit_code)
+
+
+def loss_told(lost: Sequence[Lost], count: int, what_next: str) -> str:
+    """What a person is told of lost processes.
+
+    Args:
+        lost: which ones.
+        count: of all processes.
+        what_next: where the run stands, and how it goes on.
+    """
+    names = " and ".join(f"rank {one.rank} of {count} (process {one.place.pid} on {one.place.host})" for one in lost)
+    was, it = ("was", "it") if len(lost) == 1 else ("were", "they")
+    return (
+        f"{names} {was} lost: {it} ended without a word, as a process does that is killed (SIGKILL) or that the system ends for "
+        f"want of memory (`dmesg` tells). {what_next}"
+    )

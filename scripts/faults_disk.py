@@ -1,0 +1,311 @@
+"""Disks that fill up, folders that vanish, files that rot: what a run says, and whether it goes on once things are mended.
+
+    python scripts/faults_disk.py                # all, about five minutes on two cores
+    python scripts/faults_disk.py --only flip    # those whose name contains a word
+
+A full disk is a small tmpfs where one may be mounted (root), and a limit on the size of any file (`ulimit -f`) for everybody.
+Each line of the table is a run that met with the fault. Where it is to go on afterwards, its end is compared with that of an
+untouched run, byte for byte (see faults_kill.py). Exit status 1 if anything is not as it should be.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+
+from fault_harness import (
+    Started,
+    differences,
+    draw_crops,
+    headline,
+    last_checkpoint,
+    last_step,
+    names_in_checkpoints,
+    print_table,
+    resumed_step,
+    saved_steps,
+    short,
+    start,
+    train_command,
+    wait_until,
+)
+
+STEPS = 20
+SETTINGS = ("checkpoint.keep=4",)
+
+
+@dataclass
+class Result:
+    """A line of the table."""
+
+    fault: str
+    means: str
+    happened: str
+    good: bool
+
+
+@dataclass
+class Bench:
+    """Where the scenarios work: crops, and the folder of an untouched run."""
+
+    work: Path
+    crops: Path
+    reference: Path
+    count: int = 0
+
+    def start(self, folder: Path, *overrides: str, file_limit_kib: int | None = None, steps: int = STEPS) -> Started:
+        self.count += 1
+        command = train_command(folder, self.crops, *SETTINGS, *overrides, steps=steps)
+        if file_limit_kib is not None:
+            command = ["bash", "-c", 'ulimit -f "$0"; exec "$@"', str(file_limit_kib), *command]
+        return start(command, self.work / f"output.{self.count:03d}.txt")
+
+    def killed_at(self, folder: Path, step: int) -> Path:
+        """A run folder whose last checkpoint is that of `step`, left by a SIGKILL."""
+        run = self.start(folder)
+        wait_until(lambda: step in saved_steps(folder) and last_step(folder) >= step, run)
+        run.kill()
+        run.wait()
+        for later in saved_steps(folder):
+            if later > step:
+                shutil.rmtree(folder / "checkpoints" / f"step-{later:08d}")
+        return folder
+
+    def end_of(self, folder: Path, *overrides: str) -> str:
+        """Give the command again: the end compared with the untouched run's."""
+        run = self.start(folder, *overrides)
+        status = run.wait()
+        if status:
+            return f"then does not go on: {headline(run)}"
+        found = differences(self.reference, folder)
+        return f"then ends otherwise: {found[0]}" if found else "then ends as if nothing had been"
+
+
+GOES_ON = "then ends as if nothing had been"
+
+
+def told(run: Started, status: int) -> bool:
+    """Whether a run failed as it should: exit status 1, an error line, no traceback, nobody left over."""
+    return status == 1 and "Traceback" not in run.text() and "error:" in run.text() and not run.orphans()
+
+
+def full_disk(bench: Bench, when: str) -> Result:
+    """A tmpfs of 8 MiB that is filled with ballast, and cleared again."""
+    means = "tmpfs of 8 MiB, filled with a file"
+    mount = bench.work / f"small_disk_{when}"
+    with small_disk(mount) as mounted:
+        if not mounted:
+            return Result(f"disk full, {when}", means, "not tried: nothing can be mounted here (needs root)", True)
+        folder = mount / "run"
+        run = bench.start(folder)
+        if when == "while a checkpoint is written":
+            wait_until(lambda: last_step(folder) >= 6, run)
+            wait_until(lambda: any(name.startswith(".step") for name in names_in_checkpoints(folder)), run)
+        else:
+            wait_until(lambda: last_step(folder) >= 7, run)
+        fill(mount / "ballast")
+        status = run.wait()
+        text = headline(run)
+        good = told(run, status)
+        (mount / "ballast").unlink()
+        end = bench.end_of(folder)
+        return Result(f"disk full, {when}", means, f"{short(text, folder)}; {end}", good and end == GOES_ON)
+
+
+def file_limit(bench: Bench, kib: int, what: str) -> Result:
+    folder = bench.work / f"limited_{kib}"
+    run = bench.start(folder, "log.tensorboard=true", file_limit_kib=kib)
+    status = run.wait()
+    end = bench.end_of(folder)
+    return Result(
+        f"no room for {what}",
+        f"ulimit -f {kib}",
+        f"{short(headline(run), folder)}; {end}",
+        told(run, status) and end == GOES_ON,
+    )
+
+
+def folder_removed(bench: Bench) -> Result:
+    folder = bench.work / "removed"
+    run = bench.start(folder)
+    wait_until(lambda: last_step(folder) >= 6, run)
+    shutil.rmtree(folder)
+    status = run.wait()
+    good = told(run, status) and not (folder / "checkpoints" / "last").exists()
+    return Result("output folder removed in mid-run", "rm -r", short(headline(run), folder), good)
+
+
+def read_only(bench: Bench) -> Result:
+    folder = bench.work / "read_only"
+    if os.geteuid() == 0:
+        with small_disk(folder, "ro") as mounted:
+            if not mounted:
+                return Result("read-only folder", "mount -o ro", "not tried: nothing can be mounted here", True)
+            run = bench.start(folder)
+            status = run.wait()
+        means = "tmpfs, mounted read-only"
+    else:
+        folder.mkdir()
+        folder.chmod(0o555)
+        run = bench.start(folder)
+        status = run.wait()
+        folder.chmod(0o755)
+        means = "chmod 555"
+    return Result("read-only folder", means, short(headline(run), folder), told(run, status))
+
+
+def flip(path: Path) -> None:
+    """Turn a bit in the middle of a file; in JSON, one that leaves it JSON: the last bit of a digit."""
+    content = bytearray(path.read_bytes())
+    place = len(content) // 2
+    if path.suffix == ".json":
+        digits = [found.start() for found in re.finditer(rb"(?<=[ :\[\"])[1-8]", bytes(content))]
+        place = digits[len(digits) // 2] if digits else place
+    content[place] ^= 1
+    path.write_bytes(content)
+
+
+def flip_of_state(path: Path) -> None:
+    """Turn the last bit of the step number that a checkpoint's index states."""
+    content = path.read_bytes()
+    found = re.search(rb'"(?:position|step)": *(\d+)', content)
+    place = (found.end(1) - 1) if found else len(content) // 2
+    path.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+
+
+def truncate(path: Path) -> None:
+    """Cut the second half off."""
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def damaged(bench: Bench, name: str, file: str, damage: Callable[[Path], None]) -> Result:
+    """Damage one file of the newest checkpoint: it must be noticed, and the one before be taken."""
+    folder = bench.work / f"damaged.{bench.count}"
+    shutil.copytree(bench.work / "killed", folder, symlinks=True)
+    damage(last_checkpoint(folder) / file)
+    run = bench.start(folder)
+    status = run.wait()
+    step, found = resumed_step(run.text()), differences(bench.reference, folder) if status == 0 else []
+    if status:
+        happened, good = f"refused: {short(headline(run), folder)}", False
+    elif step == 15:
+        happened, good = f"LOADED ALL THE SAME{'; ' + found[0] if found else ''}", False
+    else:
+        told_so = Path(file).name in run.text()
+        happened = (
+            f"noticed, went on from step {step}" if told_so else f"went on from step {step} WITHOUT NAMING THE FILE"
+        )
+        happened += f"; ends otherwise: {found[0]}" if found else f"; {GOES_ON}"
+        good = told_so and not found
+    if good:
+        shutil.rmtree(folder)
+    return Result(f"{name}: {file}", "step 15 of 5, 10, 15", happened, good)
+
+
+def edited(bench: Bench, override: str, accepted: bool) -> Result:
+    folder = bench.work / f"edited.{bench.count}"
+    shutil.copytree(bench.work / "killed", folder, symlinks=True)
+    run = bench.start(folder, override)
+    status = run.wait()
+    key = override.partition("=")[0]
+    lines = [line for line in run.text().splitlines() if key in line]
+    line = re.sub(r"^[\d:]+ ", "", lines[0]) if lines else headline(run)
+    good = bool(lines) and (status == 0) == accepted and "Traceback" not in run.text()
+    what = "accepted" if status == 0 else "refused"
+    return Result(f"resumed with {override}", "command line", f"{what}: {short(line, folder)}", good)
+
+
+@contextmanager
+def small_disk(mount: Path, options: str = "size=8m") -> Iterator[bool]:
+    """A tmpfs at `mount`; False where none can be mounted."""
+    mount.mkdir(parents=True, exist_ok=True)
+    command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(mount)]
+    try:
+        mounted = subprocess.run(command, capture_output=True).returncode == 0
+    except FileNotFoundError:
+        mounted = False
+    try:
+        yield mounted
+    finally:
+        if mounted:
+            subprocess.run(["umount", "-l", str(mount)], check=False)
+
+
+def fill(path: Path) -> None:
+    """Write until nothing fits any more."""
+    with path.open("wb", buffering=0) as file:
+        for size in (1 << 16, 1 << 12, 1):
+            try:
+                while True:
+                    file.write(bytes(size))
+            except OSError:
+                continue
+
+
+def scenarios(bench: Bench) -> Iterator[tuple[str, Callable[[], Result]]]:
+    """All faults by name, in the order in which they are tried."""
+    for when in ("while a checkpoint is written", "between checkpoints"):
+        yield f"full disk {when}", lambda when=when: full_disk(bench, when)  # type: ignore[misc]
+    yield "limit checkpoint", lambda: file_limit(bench, 16, "a checkpoint's tensors")
+    yield "limit logging", lambda: file_limit(bench, 4, "the log of metrics")
+    yield "folder removed", lambda: folder_removed(bench)
+    yield "read-only folder", lambda: read_only(bench)
+    bench.killed_at(bench.work / "killed", 15)
+    newest = last_checkpoint(bench.work / "killed")
+    files = [str(path.relative_to(newest)) for path in sorted(newest.rglob("*")) if path.is_file()]
+    for name, damage in (("flip of a bit", flip), ("cut in half", truncate), ("missing", Path.unlink)):
+        for file in files:
+            yield f"{name} {file}", lambda name=name, file=file, damage=damage: damaged(bench, name, file, damage)  # type: ignore[misc]
+    yield "flip of the step", lambda: damaged(bench, "flip of the step", "checkpoint.json", flip_of_state)
+    for override, accepted in (
+        ("seed=2", False),
+        ("loss=cosface", False),
+        ("trainer.batch_size=4", False),
+        ("backbone.embedding_size=16", False),
+        ("optimizer.lr=0.01", True),
+    ):
+        yield f"edited {override}", lambda override=override, accepted=accepted: edited(bench, override, accepted)  # type: ignore[misc]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", default="", help="of the faults, those whose name contains this")
+    parser.add_argument("--folder", type=Path, help="keep everything here (default: a temporary folder)")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="faults_disk.") as temporary:
+        work = options.folder or Path(temporary)
+        bench = Bench(work, draw_crops(work / "crops"), work / "reference")
+        run = bench.start(bench.reference)
+        if run.wait():
+            raise SystemExit(f"the run that nobody touches failed:\n{run.text()}")
+        results = []
+        for name, scenario in scenarios(bench):
+            if options.only in name:
+                try:
+                    result = scenario()
+                except TimeoutError as error:
+                    result = Result(name, "", f"HANGS: {str(error).splitlines()[0]}", False)
+                results.append(result)
+                print(f"  {'ok ' if result.good else 'BAD'} {result.fault}: {result.happened}", flush=True)
+    print(f"\n{date.today()}, {'root' if os.geteuid() == 0 else 'not root'}")
+    print_table(
+        ["fault", "by", "what happened", "result"],
+        [[item.fault, item.means, item.happened, "ok" if item.good else "FAILED"] for item in results],
+    )
+    return 0 if all(item.good for item in results) else 1
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(143))  # unmounts
+    sys.exit(main())

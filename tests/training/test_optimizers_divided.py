@@ -1,0 +1,73 @@
+"""Optimizers over parameters that FSDP2 has divided, with real gloo processes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as multiprocessing
+from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+
+from frtrain.commands.composition import group_defaults
+from frtrain.training.optimizers import build_optimizer
+
+SPECS = {
+    "sgd": {},
+    "fused sgd": {"fused": True},
+    "adamw": {},
+    "fused adamw": {"fused": True},
+    "lamb": {},
+    "lars": {},
+}
+
+
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(2, 5, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(5 * 16, 7))
+
+
+def trained(specs: dict[str, dict[str, object]], divided: bool) -> dict[str, dict[str, torch.Tensor]]:
+    """The whole weights after three steps of each optimizer."""
+    weights = {}
+    for name, changed in specs.items():
+        backbone, classifier = network(), nn.Linear(7, 3)
+        if divided:
+            fully_shard(backbone, mesh=init_device_mesh("cpu", (2,)))
+        modules = {"backbone": backbone, "classifier": classifier}
+        spec = {**group_defaults("optimizer", name.split()[-1]), **changed}
+        optimizer = build_optimizer(spec, modules, images_per_step=4)
+        generator = torch.Generator().manual_seed(3)
+        for _ in range(3):
+            images = torch.randn(4, 2, 4, 4, generator=generator)
+            classifier(backbone(images)).square().mean().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        weights[name] = {
+            key: (value.full_tensor() if hasattr(value, "full_tensor") else value).detach()
+            for key, value in backbone.state_dict().items()
+        }
+    return weights
+
+
+def worker(rank: int, folder: str, specs: dict[str, dict[str, object]]) -> None:
+    store = dist.FileStore(f"{folder}/store", 2)
+    dist.init_process_group("gloo", rank=rank, world_size=2, store=store)
+    weights = trained(specs, divided=True)
+    if rank == 0:
+        torch.save(weights, f"{folder}/weights.pt")
+    dist.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_parameters_divided_by_fsdp_are_updated_as_whole_ones(tmp_path: Path):
+    multiprocessing.spawn(worker, (str(tmp_path), SPECS), nprocs=2)
+    divided, whole = torch.load(tmp_path / "weights.pt", weights_only=True), trained(SPECS, divided=False)
+    for name in SPECS:
+        for key, value in whole[name].items():
+            torch.testing.assert_close(
+                divided[name][key], value, rtol=1e-5, atol=1e-6, msg=lambda text, at=(name, key): f"{at}: {text}"
+            )

@@ -86,7 +86,7 @@ class MTCNN:
         closer_look_below: pixels between the eyes in the searched image; None: no face is enlarged.
         closer_look_reduction: of how many times at least; None: the points of reduced images stay as they were found.
         settle_rounding: whether images in which the rounding of float32 may have decided where a crop begins are searched
-            once more by facenet-pytorch itself, which counts then. On LFW that is one in 200.
+            once more by facenet-pytorch itself, which counts then. On LFW that is one in 60.
         device: where the networks run.
 
     Raises:

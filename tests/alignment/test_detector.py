@@ -13,8 +13,10 @@ import torch
 from PIL import Image
 
 from frtrain.alignment.detector import DETECTORS, MTCNN, Face
-from frtrain.alignment.mtcnn.cascade import Cascade
+from frtrain.alignment.mtcnn import boxes, cascade
+from frtrain.alignment.mtcnn.cascade import Cascade, Found
 from frtrain.alignment.mtcnn.networks import load_networks
+from frtrain.alignment.mtcnn.referee import FacenetReferee
 from frtrain.data.images import read_image
 from frtrain.data.synthetic.conditions import draw_conditions
 from frtrain.data.synthetic.identity import draw_person
@@ -32,6 +34,7 @@ SPEC = {
     "retry_margin": 0.5,
     "closer_look_below": None,
     "closer_look_reduction": None,
+    "settle_rounding": True,
 }
 CPU = torch.device("cpu")
 
@@ -86,11 +89,39 @@ def test_faces_of_images_of_odd_sizes_in_one_call_are_those_of_facenet_pytorch(p
     assert compare_with_facenet_pytorch(images, build().detect(images)) >= 4
 
 
+def test_where_rounding_may_decide_facenet_pytorch_is_asked(
+    mixed: list[np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    consult = FacenetReferee.__call__
+
+    def noted(self: FacenetReferee, image: np.ndarray, min_face_size: int) -> Found:
+        asked.append(min_face_size)
+        return consult(self, image, min_face_size)
+
+    monkeypatch.setattr(FacenetReferee, "__call__", noted)
+    monkeypatch.setattr(boxes, "ROUNDING_OF_CORNERS", 0.0)
+    monkeypatch.setattr(cascade, "ROUNDING_OF_PROBABILITIES", 0.0)
+    compare_with_facenet_pytorch(mixed, build().detect(mixed))
+    assert asked == []
+    monkeypatch.setattr(boxes, "ROUNDING_OF_CORNERS", 1.0)  # everything may be decided by rounding
+    found = build().detect(mixed)
+    assert asked == [20, 20, 20]  # not for the image without a face
+    theirs = facenet_pytorch.MTCNN(keep_all=True)
+    for image, faces in zip(mixed, found, strict=True):
+        expected, _, points = theirs.detect(image, landmarks=True)
+        for index, face in enumerate(faces):
+            assert np.array_equal(face.box, expected[index].astype(float))  # to the last bit
+            assert np.array_equal(face.points, points[index].astype(float))
+    build(settle_rounding=False).detect(mixed)
+    assert len(asked) == 3
+
+
 def test_images_searched_together_have_the_faces_of_those_searched_alone(mixed: list[np.ndarray]) -> None:
     images = [*mixed, mixed[0][:120], mixed[0][:30, :30]]
-    cascade = Cascade(load_networks(CPU), [0.6, 0.7, 0.7], 0.709, CPU)
-    for together, image in zip(cascade.search(images, 20), images, strict=True):
-        [alone] = cascade.search([image], 20)
+    plain = Cascade(load_networks(CPU), [0.6, 0.7, 0.7], 0.709, CPU)
+    for together, image in zip(plain.search(images, 20), images, strict=True):
+        [alone] = plain.search([image], 20)
         np.testing.assert_allclose(together.boxes, alone.boxes, atol=0.01)
         np.testing.assert_allclose(together.points, alone.points, atol=0.01)
 

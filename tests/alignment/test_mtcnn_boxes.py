@@ -6,6 +6,7 @@ import torchvision
 from facenet_pytorch.models.utils import detect_face as theirs
 
 from frtrain.alignment.mtcnn.boxes import (
+    close_to_the_next_pixel,
     move_crops,
     pixels_of,
     pyramid_scales,
@@ -80,3 +81,17 @@ def test_pixels_are_those_that_facenet_pytorch_cuts_out() -> None:
     top, bottom, left, right = theirs.pad(torch.from_numpy(boxes()), 150, 120)
     expected = np.stack([left - 1, top - 1, right, bottom], axis=1)
     assert np.array_equal(pixels_of(boxes(), np.full(200, 120), np.full(200, 150)), expected)
+
+
+def test_a_corner_within_rounding_of_the_next_pixel_is_close_to_it_unless_it_is_cut_off() -> None:
+    corners = np.array(
+        [
+            [10.5, 20.5, 60.5, 70.5],
+            [10.5, 20.0001, 60.5, 70.5],
+            [10.5, 20.5, 59.9999, 70.5],
+            [-3.0, 0.5, 90.0, 300.00002],
+        ],
+        np.float32,
+    )
+    assert close_to_the_next_pixel(corners, np.full((4, 2), [200, 100])).tolist() == [False, True, True, True]
+    assert close_to_the_next_pixel(corners, np.full((4, 2), [80, 61])).tolist() == [False, False, False, False]

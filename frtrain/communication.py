@@ -6,15 +6,12 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import islice
 from typing import Any
 
 import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
-
-LAST_GRADIENTS = 4
-"""So many parameters from the front of a network are sure to hold the one whose gradient comes last."""
+from torch.utils.hooks import RemovableHandle
 
 SLOW_TO_READ = 256
 """Pairs of events that may wait to be read before those that are over are added up."""
@@ -38,6 +35,8 @@ class CommunicationClock:
         self._counting = True
         self._seconds = 0.0
         self._last_gradient: Any = None
+        self._last_parameter: torch.Tensor | None = None
+        self._hooks: dict[torch.Tensor, RemovableHandle] = {}
         self._pairs: deque[tuple[torch.cuda.Event, torch.cuda.Event]] = deque()
 
     def start(self, device: torch.device) -> None:
@@ -71,21 +70,32 @@ class CommunicationClock:
     def watch(self, network: nn.Module) -> None:
         """Measure how long backward of this network waits for gradients to be averaged, where DistributedDataParallel does it.
 
-        From the last gradient on, backward does nothing else. It is that of one of the first parameters.
+        From the last gradient on, backward does nothing else. The first backward pass tells whose that is.
         """
+        self._last_parameter, self._hooks = None, {}
         if isinstance(network, DistributedDataParallel):
-            for parameter in islice(network.parameters(), LAST_GRADIENTS):
-                if parameter.requires_grad:
-                    parameter.register_post_accumulate_grad_hook(self._gradient_is_there)
+            self._hooks = {
+                parameter: parameter.register_post_accumulate_grad_hook(self._gradient_is_there)
+                for parameter in network.parameters()
+                if parameter.requires_grad
+            }
 
     def _gradient_is_there(self, parameter: torch.Tensor) -> None:
-        self._last_gradient = self._now()
+        if len(self._hooks) > 1:
+            self._last_parameter = parameter
+        else:
+            self._last_gradient = self._now()
 
     def backward_is_over(self) -> None:
         """Count what backward took after the last gradient was there: the averaging that nothing hides."""
         if self._last_gradient is not None:
             self._add(self._last_gradient)
-        self._last_gradient = None
+            self._last_gradient = None
+        elif self._last_parameter is not None and len(self._hooks) > 1:
+            for parameter, hook in self._hooks.items():
+                if parameter is not self._last_parameter:
+                    hook.remove()
+            self._hooks = {self._last_parameter: self._hooks[self._last_parameter]}
 
     def take(self) -> float:
         """Seconds since the last call. On a CUDA device those that it has not reached yet come with the next call."""

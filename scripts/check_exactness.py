@@ -94,7 +94,7 @@ def row(name: str, one: Finished, other: Finished) -> str:
     beyond = (relative > TOLERANCE).nonzero().flatten()
     crossed = str(int(beyond[0]) + 1) if len(beyond) else "never"
     cells = [f"{float(so_far[mark - 1]):.1e}" if mark <= len(so_far) else "" for mark in MARKS]
-    ours, theirs = (torch.cat([value.double().flatten() for value in run.weights.values()]) for run in (one, other))
+    ours, theirs = (torch.cat([run.weights[key].double().flatten() for key in one.weights]) for run in (one, other))
     apart = float((ours - theirs).norm() / ours.norm())
     seconds, share = other.mean("speed/images_per_second"), other.mean("speed/communication_share")
     return f"| {name} | {' | '.join(cells)} | {crossed} | {apart:.1e} | {seconds:.0f} | {share:.0%} |"

@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -41,14 +42,16 @@ def flags_of(script: str) -> dict[str, str]:
 
 def sbatch(folder: Path, arguments: list[str]) -> int:
     """Keep the script, start its jobs in the background, say their number."""
-    script = Path(arguments[-1]).read_text()
+    while arguments[0].startswith("-"):
+        arguments.pop(0)
+    script = Path(arguments[0]).read_text()
     number = 1 + max((int(path.stem) for path in folder.glob("*.sh")), default=0)
     (folder / f"{number}.sh").write_text(script)
     first, _, last = flags_of(script).get("array", "").partition("%")[0].partition("-")
     for task in range(int(first or 0), int(last or first or 0) + 1):
         name = f"{number}_{task}" if first else str(number)
         subprocess.Popen(
-            [sys.executable, __file__, "--as", "job", str(folder), name],
+            [sys.executable, __file__, "--as", "job", str(folder), name, *arguments[1:]],
             stdin=subprocess.DEVNULL,
             stdout=(folder / f"{name}.out").open("ab"),
             stderr=subprocess.STDOUT,
@@ -77,7 +80,9 @@ def job(folder: Path, arguments: list[str]) -> int:
         variables |= {"SLURM_ARRAY_JOB_ID": number, "SLURM_ARRAY_TASK_ID": task}
     while True:
         (folder / f"{name}.state").write_text("RUNNING")
-        status = subprocess.run(["bash", str(path)], env={**os.environ, **variables}).returncode
+        shell = subprocess.Popen(["bash", str(path), *arguments[1:]], env={**os.environ, **variables})
+        (folder / f"{name}.batch").write_text(str(shell.pid))
+        status = shell.wait()
         if not (folder / f"{name}.requeue").exists():
             break
         (folder / f"{name}.requeue").unlink()
@@ -95,6 +100,7 @@ def srun(folder: Path, arguments: list[str]) -> int:
             value = value if equals else arguments.pop(0)
             output = value if option == "--output" else output
     count, nodes = int(os.environ["SLURM_NTASKS"]), int(os.environ["SLURM_JOB_NUM_NODES"])
+    arguments[0] = shutil.which(arguments[0]) or arguments[0]
     job_name = os.environ["FAKE_SLURM_JOB"]
     (folder / f"{job_name}.pid").write_text(str(os.getpid()))
     tasks: list[subprocess.Popen[bytes]] = []
@@ -112,11 +118,10 @@ def srun(folder: Path, arguments: list[str]) -> int:
             "SLURM_LOCALID": str(rank % per_node),
             "SLURM_NODEID": str(rank // per_node),
         }
-        name = (output or "%j_%t.txt").replace("%j", job_name).replace("%A_%a", job_name).replace("%t", str(rank))
-        stream = Path(name).open("ab") if output else None
-        tasks.append(
-            subprocess.Popen(arguments, env={**os.environ, **variables}, stdout=stream, stderr=subprocess.STDOUT)
-        )
+        name = (output or os.devnull).replace("%j", job_name).replace("%A_%a", job_name).replace("%t", str(rank))
+        with Path(name).open("ab") as stream:
+            to = stream if output else None
+            tasks.append(subprocess.Popen(arguments, env={**os.environ, **variables}, stdout=to, stderr=to))
     return max(abs(task.wait()) for task in tasks)
 
 
@@ -136,20 +141,22 @@ def scontrol(folder: Path, arguments: list[str]) -> int:
 
 
 def scancel(folder: Path, arguments: list[str]) -> int:
-    """`--signal=USR1 JOB`, or the end by SIGTERM."""
-    number, jobs = signal.SIGTERM, []
+    """`--signal=USR1 JOB` for the tasks, `--batch --signal=USR1 JOB` for the job script; without a signal SIGTERM."""
+    number, jobs, kind = signal.SIGTERM, [], "pid"
     while arguments:
         word = arguments.pop(0)
         if word.startswith("--signal"):
             name = word.partition("=")[2] or arguments.pop(0)
             number = signal.Signals[f"SIG{name.removeprefix('SIG')}"]
+        elif word == "--batch":
+            kind = "batch"
         else:
             jobs.append(word)
     for name in jobs:
         deadline = time.monotonic() + 10
-        while not (folder / f"{name}.pid").exists() and time.monotonic() < deadline:
+        while not (folder / f"{name}.{kind}").exists() and time.monotonic() < deadline:
             time.sleep(0.1)
-        os.kill(int((folder / f"{name}.pid").read_text()), number)
+        os.kill(int((folder / f"{name}.{kind}").read_text()), number)
     return 0
 
 

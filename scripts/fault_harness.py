@@ -120,7 +120,7 @@ class Started:
             for pid in self.pids():
                 send(pid, number)
 
-    def wait(self, seconds: float = 120) -> int:
+    def wait(self, seconds: float = 600) -> int:
         """Wait for the end; the exit status, negative for a signal.
 
         Raises:
@@ -171,7 +171,7 @@ def injected(**variables: str) -> dict[str, str]:
     return {"PYTHONPATH": os.pathsep.join([str(INJECTIONS), str(REPOSITORY)]), **variables}
 
 
-def wait_until(condition: Callable[[], Any], run: Started, seconds: float = 120, interval: float = 0.001) -> bool:
+def wait_until(condition: Callable[[], Any], run: Started, seconds: float = 600, interval: float = 0.001) -> bool:
     """Poll until a condition holds: True; False if the run ended before.
 
     Raises:

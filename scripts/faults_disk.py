@@ -31,6 +31,7 @@ from fault_harness import (
     headline,
     last_checkpoint,
     last_step,
+    metrics,
     names_in_checkpoints,
     print_table,
     resumed_step,
@@ -123,17 +124,17 @@ def full_disk(bench: Bench, when: str) -> Result:
         return Result(f"disk full, {when}", means, f"{short(text, folder)}; {end}", good and end == GOES_ON)
 
 
-def file_limit(bench: Bench, kib: int, what: str) -> Result:
-    folder = bench.work / f"limited_{kib}"
-    run = bench.start(folder, "log.tensorboard=true", file_limit_kib=kib)
+def file_limit(bench: Bench, what: str, steps: int, *overrides: str) -> Result:
+    """No file may grow beyond 64 KiB: what has room to start with, and then has not."""
+    folder = bench.work / f"limited_{bench.count}"
+    run = bench.start(folder, *overrides, file_limit_kib=64, steps=steps)
     status = run.wait()
-    end = bench.end_of(folder)
-    return Result(
-        f"no room for {what}",
-        f"ulimit -f {kib}",
-        f"{short(headline(run), folder)}; {end}",
-        told(run, status) and end == GOES_ON,
-    )
+    text, good = short(headline(run), folder), told(run, status)
+    again = bench.start(folder, *overrides, steps=steps)
+    ended = again.wait()
+    end = f"then goes on to step {last_step(folder)}" if ended == 0 else f"then: {short(headline(again), folder)}"
+    complete = ended == 0 and len({line["step"] for line in metrics(folder)}) == steps
+    return Result(f"no room for {what}", "ulimit -f 64", f"{text}; {end}", good and complete)
 
 
 def folder_removed(bench: Bench) -> Result:
@@ -213,17 +214,20 @@ def damaged(bench: Bench, name: str, file: str, damage: Callable[[Path], None]) 
     return Result(f"{name}: {file}", "step 15 of 5, 10, 15", happened, good)
 
 
-def edited(bench: Bench, override: str, accepted: bool) -> Result:
+def edited(bench: Bench, override: str, accepted: bool, *flags: str) -> Result:
+    """The command given again with another value: refused or accepted, and told by its key either way."""
     folder = bench.work / f"edited.{bench.count}"
     shutil.copytree(bench.work / "killed", folder, symlinks=True)
-    run = bench.start(folder, override)
+    run = bench.start(folder, override, *flags)
     status = run.wait()
     key = override.partition("=")[0]
-    lines = [line for line in run.text().splitlines() if key in line]
+    lines = [line for line in run.text().splitlines() if key in line and "then" in line]
     line = re.sub(r"^[\d:]+ ", "", lines[0]) if lines else headline(run)
     good = bool(lines) and (status == 0) == accepted and "Traceback" not in run.text()
     what = "accepted" if status == 0 else "refused"
-    return Result(f"resumed with {override}", "command line", f"{what}: {short(line, folder)}", good)
+    return Result(
+        f"resumed with {' '.join([override, *flags])}", "command line", f"{what}: {short(line, folder)}", good
+    )
 
 
 @contextmanager
@@ -257,8 +261,9 @@ def scenarios(bench: Bench) -> Iterator[tuple[str, Callable[[], Result]]]:
     """All faults by name, in the order in which they are tried."""
     for when in ("while a checkpoint is written", "between checkpoints"):
         yield f"full disk {when}", lambda when=when: full_disk(bench, when)  # type: ignore[misc]
-    yield "limit checkpoint", lambda: file_limit(bench, 16, "a checkpoint's tensors")
-    yield "limit logging", lambda: file_limit(bench, 4, "the log of metrics")
+    yield "limit checkpoint", lambda: file_limit(bench, "a checkpoint's tensors", STEPS)
+    tiny = ("backbone.widths=[4,4,4]", "backbone.embedding_size=4")
+    yield "limit logging", lambda: file_limit(bench, "metrics.jsonl", 200, *tiny)
     yield "folder removed", lambda: folder_removed(bench)
     yield "read-only folder", lambda: read_only(bench)
     bench.killed_at(bench.work / "killed", 15)
@@ -276,6 +281,7 @@ def scenarios(bench: Bench) -> Iterator[tuple[str, Callable[[], Result]]]:
         ("optimizer.lr=0.01", True),
     ):
         yield f"edited {override}", lambda override=override, accepted=accepted: edited(bench, override, accepted)  # type: ignore[misc]
+    yield "edited seed=2 anyway", lambda: edited(bench, "seed=2", True, "resume_anyway=true")
 
 
 def main() -> int:

@@ -176,32 +176,56 @@ def pause(chance: random.Random, most_seconds: float) -> bool:
     return True
 
 
-def kill_once(chain: Chain, phase: str, chance: random.Random) -> tuple[bool, str, int]:
-    """Start the chain's command and kill it in the phase: whether it was killed, who, and the last step published."""
+@dataclass(frozen=True)
+class Kill:
+    """One start of a chain's command, and what was done to it.
+
+    Attributes:
+        done: False: the run ended before the moment came.
+        victim: who was to be killed.
+        before: the last step published by the killed process, 0 if it had published none.
+        output: what it printed.
+        status: exit status of what was started.
+    """
+
+    done: bool
+    victim: str
+    before: int
+    output: str
+    status: int
+
+
+def kill_once(chain: Chain, phase: str, chance: random.Random) -> Kill:
+    """Start the chain's command and kill it in the phase.
+
+    Raises:
+        AssertionError: processes are left over.
+        TimeoutError: the moment did not come, or the other rank did not end.
+    """
     environment = None
     if phase in EVENTS:
         kind, most = EVENTS[phase]
         environment = injected(
-            FRTRAIN_FAULT_FOLDER=str(chain.folder), FRTRAIN_FAULT_KILL=f"{kind}:{chance.randint(1, most)}"
+            FRTRAIN_FAULT_FOLDER=str(chain.folder),
+            FRTRAIN_FAULT_KILL=f"{kind}:{chance.randint(1, most)}",
+            FRTRAIN_FAULT_RANK=str(chance.randrange(chain.processes)),
         )
     run = chain.start(environment)
     reached = MOMENTS[phase](chain, run, chance)
     victim = chance.choice(["rank 0", "rank 1", "all"]) if chain.processes > 1 and phase not in EVENTS else "all"
-    if not reached:
-        run.wait()
-        return False, victim, last_step(chain.folder)
-    rank = run.rank(int(victim[-1])) if victim != "all" else None
-    if rank is None:
-        run.kill()
-    else:
-        send(rank, signal.SIGKILL)
-    run.wait(90)
-    before = last_step(chain.folder)
+    if reached:
+        rank = run.rank(int(victim[-1])) if victim != "all" else None
+        if rank is None:
+            run.kill()
+        else:
+            send(rank, signal.SIGKILL)
+    status = run.wait()
+    before = last_step(chain.folder) if chain.published() != chain.before else 0
     if left := run.orphans():
         for pid in left:
             send(pid, signal.SIGKILL)
         raise AssertionError(f"{len(left)} processes left over after the kill of {victim}")
-    return True, victim, before
+    return Kill(reached, victim, before, run.text(), status)
 
 
 def punish(chain: Chain, plan: list[str], chance: random.Random, records: dict[str, Record]) -> None:
@@ -210,38 +234,43 @@ def punish(chain: Chain, plan: list[str], chance: random.Random, records: dict[s
     for phase in plan:
         record = records[phase]
         try:
-            killed, victim, before = kill_once(chain, phase, chance)
+            kill = kill_once(chain, phase, chance)
         except (AssertionError, TimeoutError) as error:
-            record.problems.append(f"{chain.folder.name}: {error}")
-            killed, victim, before = True, "all", last_step(chain.folder)
-        text = sorted(chain.folder.parent.glob(f"{chain.folder.name}.*.txt"))[-1].read_text(errors="replace")
-        settle(chain, records, pending, text)
-        if killed:
+            record.problems.append(f"{chain.folder.name}: {str(error).splitlines()[0]}")
+            kill = Kill(True, "all", last_step(chain.folder), "", 1)
+        settle(records, pending, kill.output)
+        if not kill.done and kill.status:
+            fail(records, pending, kill.output)
+        if kill.done:
             record.kills += 1
-            pending.append((phase, before))
-        print(
-            f"  {chain.folder.name}: {phase}, {victim}: {'killed' if killed else 'not reached'} after step {before}",
-            flush=True,
-        )
+            pending.append((phase, kill.before))
+        what = f"killed after step {kill.before}" if kill.done else f"not reached, exit status {kill.status}"
+        print(f"  {chain.folder.name}: {phase}, {kill.victim}: {what}", flush=True)
     run = chain.start()
-    status = run.wait(300)
-    settle(chain, records, pending, run.text())
-    if status or run.orphans():
-        raise SystemExit(f"{chain.folder.name}: did not finish, exit status {status}:\n{run.text()[-3000:]}")
+    status = run.wait()
+    settle(records, pending, run.text())
+    if status:
+        fail(records, pending, run.text())
+        print(f"{chain.folder.name} did not finish, exit status {status}:\n{run.text()[-3000:]}", flush=True)
+    if left := run.orphans():
+        raise SystemExit(f"{len(left)} processes left over after {chain.folder.name} had ended")
 
 
-def settle(chain: Chain, records: dict[str, Record], pending: list[tuple[str, int]], text: str) -> None:
-    """What the kills before the last start have cost, as that start tells; one killed before it told is settled later."""
-    if "error:" in text and "lost" not in text and "SIGKILL" not in text:
-        for phase, _ in pending:
-            records[phase].problems.append(text.partition("error:")[2].strip().splitlines()[0][:300])
-        pending.clear()
-    elif "training on" in text or "going on from" in text:
-        resumed = resumed_step(text)
+def settle(records: dict[str, Record], pending: list[tuple[str, int]], output: str) -> None:
+    """What the kills before a start have cost, as that start tells; one killed before it told is settled later."""
+    if "training on" in output or "going on from" in output:
+        resumed = resumed_step(output)
         for phase, before in pending:
             records[phase].survived += 1
             records[phase].lost.append(max(0, before - resumed))
         pending.clear()
+
+
+def fail(records: dict[str, Record], pending: list[tuple[str, int]], output: str) -> None:
+    """The start after these kills has failed by itself."""
+    for phase, _ in pending:
+        records[phase].problems.append(output.partition("error:")[2].strip().partition("\n")[0][:200] or "no message")
+    pending.clear()
 
 
 def plan_of(kills: int, processes: int, chance: random.Random) -> list[str]:
@@ -281,11 +310,11 @@ def torment(options: argparse.Namespace, work: Path) -> int:
         started = time.monotonic()
         wait_until(lambda: last_step(reference.folder) >= 1, run)  # noqa: B023 (called at once)
         seconds = time.monotonic() - started
-        if run.wait(300):
+        if run.wait():
             raise SystemExit(f"the run that nobody touches failed:\n{run.text()}")
         chain = Chain(work / f"killed{processes}", crops, processes, options.steps, tuple(options.overrides), seconds)
         punish(chain, plan_of(kills, processes, chance), chance, records)
-        found = differences(reference.folder, chain.folder)
+        found = differences(reference.folder, chain.folder) if saved_steps(chain.folder) else ["no checkpoint"]
         name = "one process" if processes == 1 else f"{processes} processes"
         results += [f"{name}: {text}" for text in found]
         print(

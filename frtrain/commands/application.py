@@ -13,7 +13,7 @@ from types import ModuleType
 from typing import Any
 
 import hydra
-from hydra.errors import HydraJobException
+from hydra.errors import CompactHydraException
 from omegaconf import DictConfig
 from rich.console import Console
 from rich.markup import escape
@@ -164,7 +164,7 @@ def _run_submitted(verb: str, values: Plain) -> None:
         submitted.queue_again(stopped)
     except FrtrainError as error:
         _tell(error)
-        raise HydraJobException(f"{type(error).__name__}: {error}") from None
+        raise CompactHydraException(f"{type(error).__name__}: {error}") from None
 
 
 def _processes() -> int:

@@ -36,6 +36,7 @@ from frtrain.data.exclusion import Exclusion, write_exclusions
 from frtrain.data.packs.target import locked
 from frtrain.data.selection import select
 from frtrain.data.soundness import check_source
+from frtrain.deploy.embedder import Weights
 from frtrain.errors import ConfigError, DataError
 from frtrain.evaluation.references import Embedder
 from frtrain.files import make_writable_folder, write_atomically
@@ -68,6 +69,7 @@ class Config(Section):
     Attributes:
         data, subset: the data set.
         model: run folder or checkpoint.
+        weights: of it: those of the model, or their average (`trainer.ema_decay`).
         target: folder of what is found.
         against: folder or pack of a test set; null: none.
         false_share: expected share of wrong ones among overlaps and merges found by likeness.
@@ -82,6 +84,7 @@ class Config(Section):
     data: dict[str, Any]
     subset: SubsetConfig
     model: str
+    weights: Weights
     target: str
     against: str | None
     false_share: Share
@@ -120,7 +123,7 @@ def run(config: Config) -> None:
     test = (
         None if config.against is None else SOURCES.build(completed("data", {"name": "auto", "root": config.against}))
     )
-    embedder = load_model(config.model, config.device)
+    embedder = load_model(config.model, config.device, config.weights)
     try:
         make_writable_folder(folder)
         with locked(folder):

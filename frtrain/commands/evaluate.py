@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from frtrain.bars import progress_bar
-from frtrain.deploy.embedder import load_embedder
+from frtrain.deploy.embedder import Weights, load_embedder
 from frtrain.errors import ConfigError
 from frtrain.evaluation import SUITES, Report
 from frtrain.evaluation.references import REFERENCES, Embedder
@@ -30,6 +30,7 @@ class Config(Section):
 
     Attributes:
         model: run folder or checkpoint; or `pixels`, a reference that learned nothing.
+        weights: of a checkpoint: those of the model, or their average (`trainer.ema_decay`).
         suite: the protocol.
         output: folder of the report; by default `evaluations/<suite>` in the run folder.
         device: auto, cpu, cuda, cuda:1, mps.
@@ -37,6 +38,7 @@ class Config(Section):
     """
 
     model: str | None
+    weights: Weights
     suite: dict[str, Any]
     output: str | None
     device: str
@@ -61,8 +63,8 @@ def run(config: Config) -> None:
     """Evaluate, print the table, write the report."""
     model = str(config.model)
     suite = SUITES.build(config.suite)
-    folder = Path(config.output).expanduser() if config.output else default_folder(model, suite.name)
-    embedder = load_model(model, config.device)
+    folder = Path(config.output).expanduser() if config.output else default_folder(model, suite.name, config.weights)
+    embedder = load_model(model, config.device, config.weights)
     prepare_folder(folder)
     console = Console(emoji=False)
     with progress_bar("embedding", suite.images(), console) as advance:
@@ -71,12 +73,13 @@ def run(config: Config) -> None:
     console.print(f"report: {escape(str(write_report(report, embedder.description, folder)))}", soft_wrap=True)
 
 
-def default_folder(model: str, suite: str) -> Path:
+def default_folder(model: str, suite: str, weights: Weights = "model") -> Path:
     """Where a report goes when nobody says.
 
     A run folder: `<run>/evaluations/<suite>`. A checkpoint `<run>/checkpoints/<step>`: in the same place
-    `<suite>-<step>`. A reference: `runs/<name>/evaluations/<suite>`.
+    `<suite>-<step>`. A reference: `runs/<name>/evaluations/<suite>`. Of averaged weights with `-ema` behind it.
     """
+    suite = f"{suite}-ema" if weights == "ema" else suite
     if _is_reference(model):
         return Path("runs") / model / "evaluations" / suite
     path = Path(model).expanduser()
@@ -89,15 +92,17 @@ def _is_reference(model: str) -> bool:
     return model in REFERENCES.names() and not Path(model).exists()
 
 
-def load_model(model: str, device: str) -> Embedder:
+def load_model(model: str, device: str, weights: Weights = "model") -> Embedder:
     """A trained model, by its run folder or checkpoint, or a reference by its name.
 
     Raises:
-        CheckpointError: there is no usable checkpoint.
+        CheckpointError: there is no usable checkpoint, or it has no averaged weights and those were asked for.
     """
     if _is_reference(model):
+        if weights == "ema":
+            raise ConfigError(f"weights=ema: model={model} has no weights; use weights=model")
         return REFERENCES.build({"name": model})
-    return load_embedder(model, choose_device(device).value)
+    return load_embedder(model, choose_device(device).value, weights)
 
 
 def _show(console: Console, report: Report, model: str) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
 
-from frtrain.deploy.centres import export_centres
+from frtrain.deploy.centres import ENDINGS, export_centres
 from frtrain.errors import ConfigError, FrtrainError
 from frtrain.schema import Section, nearest
 from frtrain.training.checkpoint_reading import StoredCheckpoint
@@ -19,8 +20,22 @@ python -m frtrain export model=runs/arcface format=centres target=centres.safete
 python -m frtrain export model=runs/arcface/checkpoints/best format=centres target=centres.npz
 """
 
-FORMATS: dict[str, Callable[[StoredCheckpoint, Path], list[Path]]] = {"centres": export_centres}
-"""What writes each format: from a checkpoint to files, which it returns."""
+
+@dataclass(frozen=True)
+class Format:
+    """A form in which a model leaves.
+
+    Attributes:
+        endings: that the target may have.
+        write: from a checkpoint to files, which it returns.
+    """
+
+    endings: tuple[str, ...]
+    write: Callable[[StoredCheckpoint, Path], list[Path]]
+
+
+FORMATS = {"centres": Format(ENDINGS, export_centres)}
+"""By name."""
 
 
 class Config(Section):
@@ -41,12 +56,17 @@ def check(config: Config) -> None:
     """What can be known to be wrong without reading tensors.
 
     Raises:
-        ConfigError: there is no such format.
+        ConfigError: there is no such format, or the target has another ending.
         CheckpointError: there is no checkpoint.
     """
     if config.format not in FORMATS:
         raise ConfigError(
             f"format={config.format}: unknown format{nearest(config.format, FORMATS)} (known: {', '.join(FORMATS)})"
+        )
+    endings = FORMATS[config.format].endings
+    if Path(config.target).suffix not in endings:
+        raise ConfigError(
+            f"target={config.target}: format={config.format} is written to a file that ends in {' or '.join(endings)}"
         )
     checkpoint_of(config.model)
 
@@ -57,7 +77,7 @@ def run(config: Config) -> None:
     target = Path(config.target).expanduser()
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        files = FORMATS[config.format](checkpoint, target)
+        files = FORMATS[config.format].write(checkpoint, target)
     except OSError as error:
         raise FrtrainError(f"target={target}: cannot be written ({error.strerror or error})") from None
     console = Console(soft_wrap=True, highlight=False, emoji=False)

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from frtrain.errors import CheckpointError, ConfigError
+from frtrain.errors import CheckpointError
 from frtrain.files import atomic_file, write_atomically
 from frtrain.training.checkpoint_reading import StoredCheckpoint, StoredPart
 from frtrain.training.tensor_files import HashedFile, bytes_of, header_of
@@ -74,18 +74,15 @@ def export_centres(checkpoint: StoredCheckpoint, target: Path) -> list[Path]:
 
     Args:
         checkpoint: whose files are verified here.
-        target: the file; its ending decides the format.
+        target: the file; its ending, one of `ENDINGS`, decides the form.
 
     Returns:
         The files.
 
     Raises:
-        ConfigError: another ending.
         CheckpointError: the checkpoint is damaged.
         OSError: the disk is full; nothing half-written is left.
     """
-    if target.suffix not in ENDINGS:
-        raise ConfigError(f"target={target}: class centres are written to a file that ends in {' or '.join(ENDINGS)}")
     checkpoint.verify(("classifier",))
     with checkpoint.opened("classifier") as stored:
         centres = Centres.of(checkpoint, stored)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from functools import cached_property
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import nn
@@ -12,8 +13,9 @@ from torch import nn
 from frtrain.backbones import BACKBONES
 from frtrain.data.preprocessing import Preprocessing
 from frtrain.errors import CheckpointError, ConfigError
-from frtrain.training.checkpoint import load_into, read_checkpoint
+from frtrain.training.checkpoint import StoredCheckpoint, load_into, read_checkpoint
 from frtrain.training.run_folder import checkpoint_of
+from frtrain.training.weight_average import UPDATES
 
 
 class Embedder:
@@ -64,17 +66,27 @@ class Embedder:
         return embedding.float()
 
 
-def load_embedder(path: str | Path, device: torch.device) -> Embedder:
+Weights = Literal["model", "ema"]
+"""Of a checkpoint: those of the last step, or their average (`trainer.ema_decay`)."""
+
+
+def load_embedder(path: str | Path, device: torch.device, weights: Weights = "model") -> Embedder:
     """Load a trained model.
 
     Args:
         path: a run folder (its last checkpoint is taken) or a checkpoint folder, e.g. `<run>/checkpoints/best`.
         device: where to run it.
+        weights: which of its weights.
 
     Raises:
-        CheckpointError: there is no usable checkpoint, or its backbone is unknown to this version.
+        CheckpointError: there is no usable checkpoint, its backbone is unknown to this version, or it has no averaged weights.
     """
-    checkpoint = read_checkpoint(checkpoint_of(path), parts=("backbone",))
+    folder, part = checkpoint_of(path), "backbone" if weights == "model" else "ema"
+    if weights == "ema" and "ema" not in StoredCheckpoint.at(folder).parts:
+        raise CheckpointError(
+            f"{folder}: weights=ema, but its run kept no average of the weights (trainer.ema_decay); use weights=model"
+        )
+    checkpoint = read_checkpoint(folder, parts=(part,))
     try:
         backbone = BACKBONES.build(checkpoint.config["backbone"])
         preprocessing = Preprocessing(**checkpoint.preprocessing)
@@ -82,10 +94,11 @@ def load_embedder(path: str | Path, device: torch.device) -> Embedder:
             raise ConfigError(f"color_order={preprocessing.color_order}: only RGB is known")
     except (ConfigError, KeyError, TypeError) as error:
         raise CheckpointError(f"{checkpoint.path}: its model cannot be rebuilt ({error})") from None
-    load_into(backbone, checkpoint.tensors["backbone"], "backbone", checkpoint.path)
+    tensors = {name: tensor for name, tensor in checkpoint.tensors[part].items() if weights == "model" or name != UPDATES}
+    load_into(backbone, tensors, "backbone", checkpoint.path)
     loss, backbone_name = checkpoint.config["loss"]["name"], checkpoint.config["backbone"]["name"]
     description = (
         f"{backbone_name} trained with {loss}, step {checkpoint.state['step']} of {checkpoint.path}, "
-        f"{len(checkpoint.classes)} identities"
+        f"{len(checkpoint.classes)} identities{', averaged weights' if weights == 'ema' else ''}"
     )
     return Embedder(backbone, preprocessing, device, description)

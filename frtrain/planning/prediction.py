@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -107,8 +108,12 @@ class Prediction:
         return self.backbone_flops + self.classifier_flops
 
 
-def predict(job: Job) -> Prediction:
+def predict(job: Job, classifier: Part | None = None) -> Prediction:
     """Rehearse a step of the job and add up.
+
+    Args:
+        job: what is planned.
+        classifier: in place of the one of its configuration.
 
     Raises:
         ConfigError: a component's parameters, by key.
@@ -116,7 +121,7 @@ def predict(job: Job) -> Prediction:
     accumulate = job.config.trainer.accumulate
     backbone = _backbone(job)
     embedding_size = int(job.config.backbone["embedding_size"])
-    classifier = _classifier(job, embedding_size)
+    classifier = classifier or _classifier(job, embedding_size)
     state, working = _optimizer(job, backbone, classifier)
     resident = together(
         backbone.resident, {STATISTICS: backbone.resident.get(STATISTICS, 0)}, classifier.resident, state
@@ -153,6 +158,11 @@ def predict(job: Job) -> Prediction:
 _REHEARSED: dict[str, Part] = {}
 
 
+def _key(*facts: Any) -> str:
+    """A text that is the same for the same facts."""
+    return json.dumps(facts, default=str, sort_keys=True)
+
+
 def _once(key: str, rehearse: Callable[[], Part]) -> Part:
     """Parts do not depend on each other, so that a search for a batch or an engine repeats little."""
     if key not in _REHEARSED:
@@ -165,7 +175,7 @@ def _backbone(job: Job) -> Part:
     kept = trainer.accumulate > 1 or (job.processes > 1 and not job.sharded_backbone)
     rows = job.rows if job.sync_batch_norm else job.rows[:1]
     facts = (rows, job.target.kind, job.precision, job.channels_last, job.sync_batch_norm, kept)
-    key = rehearsal.key_of("backbone", config.backbone, trainer.activation_checkpointing, trainer.precision, *facts)
+    key = _key("backbone", config.backbone, trainer.activation_checkpointing, trainer.precision, *facts)
     return _once(
         key,
         lambda: rehearsal.rehearse_backbone(
@@ -179,7 +189,7 @@ def _classifier(job: Job, embedding_size: int) -> Part:
     facts = (job.identities, embedding_size, job.rows, job.target.kind, config.trainer.accumulate > 1)
     parts = (config.classifier, config.loss, config.modifiers.model_dump(), config.auxiliary, config.trainer.precision)
     return _once(
-        rehearsal.key_of("classifier", *parts, *facts),
+        _key("classifier", *parts, *facts),
         lambda: rehearsal.rehearse_classifier(config, job.identities, embedding_size, job.rows, job.target.device),
     )
 

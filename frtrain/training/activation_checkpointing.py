@@ -7,7 +7,6 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 
@@ -42,17 +41,19 @@ class _Recomputed:
 
     def _contexts(self) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
         """Around the first pass and around the second."""
-        return nullcontext(), _statistics_at_rest(self.block)
+        return nullcontext(), _buffers_spared(self.block)
 
 
 @contextmanager
-def _statistics_at_rest(block: nn.Module) -> Iterator[None]:
-    """Within it batch norms normalise by the batch, as while training, but leave their running statistics alone."""
-    tracking = [module for module in block.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
-    for module in tracking:
-        module.track_running_stats = False
+def _buffers_spared(block: nn.Module) -> Iterator[None]:
+    """Within it the block reads and writes copies of its buffers, so that batch norm moves no running statistics again."""
+    holders = [module for module in block.modules() if module._buffers]
+    originals = [dict(module._buffers) for module in holders]
+    for module in holders:
+        for name, buffer in module._buffers.items():
+            module._buffers[name] = None if buffer is None else buffer.clone()
     try:
         yield
     finally:
-        for module in tracking:
-            module.track_running_stats = True
+        for module, buffers in zip(holders, originals, strict=True):
+            module._buffers.update(buffers)

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from frtrain.errors import EndedElsewhereError, FrtrainError
+from frtrain.errors import CheckpointError, EndedElsewhereError, FrtrainError
 from frtrain.processes import Processes
 from frtrain.training.checkpoint_writing import Content, complete, discard, is_written, write_own_files
 from frtrain.training.distributed import all_or_none
@@ -84,11 +84,19 @@ class Writing:
         folder: its place.
         content: of the checkpoint; not to be changed until `finished`.
         processes: who write together.
+
+    Attributes:
+        error: what went wrong, once `finished`.
+        asked: whether the others were asked for theirs.
+        seconds: it took.
+        stall_seconds: that training has stood still for it so far.
+        bytes: of the tensors that this process writes.
     """
 
     def __init__(self, folder: Path, content: Content, processes: Processes):
         self.folder, self.content, self._processes = folder, content, processes
         self.error: Exception | None = None
+        self.asked = False
         self.seconds = 0.0
         self.stall_seconds = 0.0
         duty = own_duty(content.pieces, processes)
@@ -178,6 +186,7 @@ class CheckpointWriter:
             return None
         began = time.perf_counter()
         writing.join()
+        writing.asked = True
         try:
             with all_or_none(self._processes):
                 if writing.error is not None:
@@ -205,20 +214,26 @@ class CheckpointWriter:
         if self._processes.rank > 0:
             self._writing = None
             return None
-        deadline = time.monotonic() + max(LEAST_PATIENCE_SECONDS, writing.seconds)
-        ranks = range(self._processes.count)
-        while not all(is_written(writing.folder, rank) for rank in ranks) and time.monotonic() < deadline:
+        # Where the others were asked before, they have written what they will.
+        patience = 0.0 if writing.asked else max(LEAST_PATIENCE_SECONDS, writing.seconds)
+        deadline = time.monotonic() + patience
+        while (missing := self._missing(writing.folder)) and time.monotonic() < deadline:
             time.sleep(0.05)
         try:
             if writing.error is not None:
                 raise writing.error
+            if missing:
+                raise CheckpointError(f"process {', '.join(map(str, missing))} has not written its part")
             complete(writing.folder, writing.content, self._processes.count)
         except FrtrainError as error:
-            log.warning("the checkpoint under way was not completed: %s", error)
+            log.warning("%s is given up: %s", writing.folder.name, error)
             self._give_up()
             return None
         self._writing = None
         return self._written(writing, 0.0)
+
+    def _missing(self, folder: Path) -> list[int]:
+        return [rank for rank in range(self._processes.count) if not is_written(folder, rank)]
 
     def _give_up(self) -> None:
         if self._writing is not None and self._processes.rank == 0:

@@ -15,6 +15,7 @@ from typing import TypeVar
 
 import torch
 import torch.distributed as dist
+from torch.distributed.rendezvous import rendezvous
 
 from frtrain.errors import EndedElsewhereError, FrtrainError
 from frtrain.processes import Processes
@@ -41,7 +42,11 @@ def process_group() -> Iterator[None]:
         return
     on_gpus = bool(this_machine().gpus) and dist.is_nccl_available()
     try:
-        dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpus else "gloo", timeout=LONGEST_WAIT)
+        store, rank, count = next(rendezvous("env://", timeout=LONGEST_WAIT))
+        # torchrun keeps one store for all its attempts, where the addresses of dead processes would still be.
+        store = dist.PrefixStore(f"frtrain/attempt/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+        backend = "cpu:gloo,cuda:nccl" if on_gpus else "gloo"
+        dist.init_process_group(backend, store=store, rank=rank, world_size=count, timeout=LONGEST_WAIT)
     except (ValueError, RuntimeError) as error:
         raise FrtrainError(
             f"the {os.environ['WORLD_SIZE']} processes of this run (WORLD_SIZE) cannot meet: {str(error).splitlines()[0]}. "

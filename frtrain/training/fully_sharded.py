@@ -43,7 +43,7 @@ def fully_sharded(network: nn.Module, device: torch.device) -> nn.Module:
         fully_shard(block, mesh=mesh)
     fully_shard(network, mesh=mesh)
     if statistics_differ(network):
-        network.register_forward_pre_hook(_follow_statistics_of_first)
+        network.register_forward_pre_hook(follow_statistics_of_first)
     return network
 
 
@@ -114,7 +114,8 @@ def whole_tensor(tensor: Tensor, rank: int) -> Tensor | None:
 
 
 @torch.no_grad()
-def _follow_statistics_of_first(network: nn.Module, inputs: tuple[Any, ...]) -> None:
+def follow_statistics_of_first(network: nn.Module, inputs: tuple[Any, ...]) -> None:
+    """A hook before forward: statistics of batch norm become those of process 0, as in DistributedDataParallel."""
     if not network.training:
         return
     statistics = [buffer for buffer in network.buffers() if buffer.is_floating_point()]

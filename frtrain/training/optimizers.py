@@ -43,7 +43,7 @@ def sgd(
         lr=lr,
         momentum=momentum,
         nesterov=nesterov,
-        fused=_fused(groups, fused),
+        **_kernels(groups, fused, of_divided=False),
     )
 
 
@@ -58,7 +58,10 @@ def adamw(
 ) -> torch.optim.Optimizer:
     """Adam with decoupled weight decay (Loshchilov and Hutter 2019)."""
     return torch.optim.AdamW(
-        with_rates(groups, lr, weight_decay), lr=lr, betas=(beta1, beta2), fused=_fused(groups, fused)
+        with_rates(groups, lr, weight_decay),
+        lr=lr,
+        betas=(beta1, beta2),
+        **_kernels(groups, fused, of_divided=True),
     )
 
 
@@ -251,21 +254,32 @@ def _divided(spec: Mapping[str, Any]) -> tuple[dict[str, Any], Rates]:
     return {key: value for key, value in spec.items() if key not in common}, parse(Rates, common, "optimizer")
 
 
-def _fused(groups: ParameterGroups, asked: Fused) -> bool | None:
-    """Whether one kernel updates all tensors of a group; None leaves torch the choice between its other ways.
+def _kernels(groups: ParameterGroups, asked: Fused, of_divided: bool) -> dict[str, bool]:
+    """Which of torch's ways to update many tensors: fused in one kernel, a few kernels for all (foreach), one by one.
+
+    Args:
+        groups: of parameters.
+        asked: for fused kernels.
+        of_divided: whether torch has a fused kernel of this optimizer for weights that FSDP2 has divided.
+
+    Returns:
+        The optimizer's arguments; none leaves it to torch, which takes foreach on GPUs, but not for divided weights.
 
     Raises:
-        ValueError: it is asked for on a device that has no such kernel.
+        ValueError: fused kernels are asked for where there are none.
     """
     parameters = [parameter for group in groups for parameter in group["params"]]
     devices = {parameter.device.type for parameter in parameters}
+    divided = any(type(parameter) not in (torch.Tensor, nn.Parameter) for parameter in parameters)
     if asked == "auto":
-        # Tensors divided by FSDP2 are of another type, and not all kernels take them.
-        whole = all(type(parameter) in (torch.Tensor, nn.Parameter) for parameter in parameters)
-        return True if whole and devices == {"cuda"} else None
+        if devices != {"cuda"}:
+            return {}
+        return {"fused": True} if of_divided or not divided else {"foreach": True}
     if asked and not devices <= {"cpu", "cuda", "mps", "xpu"}:
         raise ValueError(f"optimizer.fused=true: there is no fused kernel for {', '.join(sorted(devices))}; use auto")
-    return asked or None
+    if asked and divided and not of_divided:
+        raise ValueError("optimizer.fused=true: torch has no such kernel for weights divided by FSDP; use auto")
+    return {"fused": True} if asked else {"foreach": True} if divided and devices == {"cuda"} else {}
 
 
 def _layerwise(name: str) -> ModuleType:

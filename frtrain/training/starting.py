@@ -73,16 +73,16 @@ def start_from(run: Run) -> None:
 
 
 def _start_backbone(checkpoint: StoredCheckpoint, pieces: Mapping[str, Piece]) -> None:
-    loaded, left = 0, []
+    loaded, left, weights = 0, [], False
     with checkpoint.opened("backbone") as stored:
         there = {name: list(stored.shape(name)) for name in stored.names}
         for name, piece in pieces.items():
             if there.get(name) == list(piece.shape):
                 stored.read_into(piece.tensor, name, piece.rows)
-                loaded += 1
+                loaded, weights = loaded + 1, weights or bool(piece.shape)  # batch norm's counts fit any network
             else:
                 left.append(f"{name} {list(piece.shape)} ({there.get(name, 'absent')} there)")
-    if not loaded:
+    if not weights:
         raise CheckpointError(
             f"init_from: nothing of {checkpoint.path} fits this backbone (there: {checkpoint.config['backbone']}); choose the "
             "same kind of backbone"

@@ -198,7 +198,7 @@ class TensorFile:
     def whole(self, name: str) -> Tensor:
         """A tensor, in memory of its own."""
         tensor: Tensor = self._file.get_tensor(name)
-        return tensor
+        return tensor.clone()  # of the file's pages, which change if somebody writes into it
 
     def rows(self, name: str, first: int, last: int) -> Iterable[tuple[int, Tensor]]:
         """Rows `first` to `last` (exclusive) in blocks of at most `READ_BYTES`, each with the number of its first row."""

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import os
 import sys
+from importlib import import_module
 from typing import Any
 
 import torch
 from torch import nn
 
-from frtrain.commands import train as command
 from frtrain.commands.application import run_verb
 
 KINDS = ("input", "weight", "gradient")
@@ -49,6 +49,7 @@ def main() -> None:
     kind, step, rank = sys.argv[1], int(sys.argv[2]), sys.argv[3]
     if kind not in KINDS:
         raise SystemExit(f"{kind}: known are {', '.join(KINDS)}")
+    command: Any = import_module("frtrain.commands.train")
     loop = command.train
 
     def spoiled(run: Any, *rest: Any) -> None:

@@ -135,7 +135,9 @@ def test_layers_are_scaled_to_their_weights_and_the_classifier_is_not(
         of_classifier, matrix = key.startswith("classifier"), value.ndim >= 2
         lr = 0.025 if of_classifier else 0.05
         expected = formula(start[key], gradients[key], lr, decay if matrix else 0.0, matrix and not of_classifier)
-        torch.testing.assert_close(value.detach(), expected, rtol=1e-6, atol=1e-8, msg=lambda text, key=key: f"{key}: {text}")
+        torch.testing.assert_close(
+            value.detach(), expected, rtol=1e-6, atol=1e-8, msg=lambda text, key=key: f"{key}: {text}"
+        )
 
 
 @pytest.mark.parametrize(("name", "without"), [("lamb", "adamw"), ("lars", "sgd")])
@@ -176,7 +178,7 @@ def test_fused_kernels_update_as_the_others_do_up_to_rounding(name: str):
     for fused in (True, False, "auto"):
         modules = modules_of()
         optimizer = optimizer_of(name, modules, fused=fused)
-        assert bool(optimizer.param_groups[0]["fused"]) == (fused is True)
+        assert bool(optimizer.param_groups[0]["fused"]) == (fused is True)  # auto: on GPUs alone
         for step in range(3):
             set_gradients(modules, step)
             optimizer.step()

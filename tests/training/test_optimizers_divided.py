@@ -13,11 +13,11 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
 from frtrain.commands.composition import group_defaults
+from frtrain.errors import ConfigError
 from frtrain.training.optimizers import build_optimizer
 
 SPECS = {
     "sgd": {},
-    "fused sgd": {"fused": True},
     "adamw": {},
     "fused adamw": {"fused": True},
     "lamb": {},
@@ -53,11 +53,22 @@ def trained(specs: dict[str, dict[str, object]], divided: bool) -> dict[str, dic
     return weights
 
 
+def refusal() -> str:
+    """What is said of a fused SGD."""
+    backbone = fully_shard(network(), mesh=init_device_mesh("cpu", (2,)))
+    try:
+        build_optimizer({**group_defaults("optimizer", "sgd"), "fused": True}, {"backbone": backbone}, 4)
+    except ConfigError as error:
+        return str(error)
+    return ""
+
+
 def worker(rank: int, folder: str, specs: dict[str, dict[str, object]]) -> None:
     store = dist.FileStore(f"{folder}/store", 2)
     dist.init_process_group("gloo", rank=rank, world_size=2, store=store)
     weights = trained(specs, divided=True)
     if rank == 0:
+        Path(folder, "refusal.txt").write_text(refusal())
         torch.save(weights, f"{folder}/weights.pt")
     dist.destroy_process_group()
 
@@ -71,3 +82,7 @@ def test_parameters_divided_by_fsdp_are_updated_as_whole_ones(tmp_path: Path):
             torch.testing.assert_close(
                 divided[name][key], value, rtol=1e-5, atol=1e-6, msg=lambda text, at=(name, key): f"{at}: {text}"
             )
+    assert (
+        "optimizer.fused=true: torch has no such kernel for weights divided by FSDP"
+        in Path(tmp_path, "refusal.txt").read_text()
+    )

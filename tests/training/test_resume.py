@@ -11,6 +11,7 @@ from PIL import Image
 
 from frtrain.commands import train as command
 from frtrain.errors import CheckpointError, FrtrainError
+from frtrain.training import checkpoint_index
 from frtrain.training.checkpoint import Checkpoint, read_checkpoint
 from frtrain.training.run_folder import RunFolder, checkpoint_of
 from frtrain.training.state import TrainingState
@@ -128,13 +129,45 @@ def test_a_run_of_another_architecture_cannot_be_resumed(small_run: SmallRun, st
         small_run("run", "backbone.widths=[16,16,24]")
 
 
-def test_a_damaged_checkpoint_is_not_resumed_from(small_run: SmallRun, stop_after: Callable[..., None]):
-    stop_after(2)
-    _, folder = small_run("run")
-    weights = folder.checkpoint(2) / "backbone.safetensors"
+def test_damaged_checkpoints_are_set_aside_and_the_run_goes_on_from_the_one_before(
+    small_run: SmallRun, small_config: Callable[..., object]
+):
+    _, folder = small_run("run", "checkpoint.every_steps=1", "checkpoint.keep=9")
+    whole = last(folder)
+    weights = folder.checkpoint(6) / "backbone.safetensors"
     weights.write_bytes(weights.read_bytes()[:-10])
+    (folder.checkpoint(5) / "checkpoint.json").unlink()
+    index = folder.checkpoint(4) / "checkpoint.json"
+    index.write_text(index.read_text().replace('"step": 4', '"step": 3'))
     with pytest.raises(CheckpointError, match=r"backbone\.safetensors: is damaged"):
+        command.run(small_config(f"resume={folder.checkpoint(6)}"))
+    command.run(small_config(f"resume={folder.path}"))
+    assert_same_weights(whole, last(folder))
+    told = folder.log.read_text()
+    damaged = folder.checkpoints / "damaged"
+    for step, reason in ((6, "backbone.safetensors: is damaged"), (5, "no checkpoint.json"), (4, "json: is damaged")):
+        assert f"moved to {damaged / f'step-{step:08d}'}, going on from step-00000003 instead" in told
+        assert reason in told
+    assert len(list(damaged.iterdir())) == 3
+    assert (folder.checkpoints / "last").resolve() == folder.checkpoint(6)
+
+
+def test_a_run_without_a_whole_checkpoint_is_not_begun_anew(small_run: SmallRun):
+    _, folder = small_run("run", "checkpoint.every_steps=3")
+    for step in (3, 6):
+        (folder.checkpoint(step) / "classes.json").write_text("[]")
+    with pytest.raises(CheckpointError, match=r"none of the checkpoints can be used .*step-00000006/.*step-00000003/"):
         small_run("run")
+    assert folder.steps() == [3, 6]
+
+
+def test_a_checkpoint_of_a_later_format_is_not_taken_for_damaged(small_run: SmallRun, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(checkpoint_index, "FORMAT", 3)
+    _, folder = small_run("run")
+    monkeypatch.undo()
+    with pytest.raises(CheckpointError, match=r"has format 3, this frtrain .* reads format 1 and 2"):
+        small_run("run")
+    assert folder.steps() == [6]
 
 
 def test_resume_never_refuses_a_folder_in_use(small_run: SmallRun):
@@ -188,6 +221,26 @@ def test_a_classifier_that_samples_is_another_run(
     small_run("run", f"classifier={then}")
     with pytest.raises(CheckpointError, match=rf"another configuration \(classifier\.name: {then} then, {now} now"):
         small_run("run", f"classifier={now}")
+
+
+def test_differences_are_accepted_and_told_where_the_user_insists(small_run: SmallRun, tmp_path: Path):
+    small_run("run", "loss=curricularface", "trainer.max_steps=2")
+    (tmp_path / "crops" / "person_000" / "0.png").unlink()  # other images of the same identities
+    overrides = ("loss=cosface", "optimizer=adamw", "seed=5", "trainer.batch_size=4")
+    with pytest.raises(CheckpointError, match=r"resume_anyway=true goes on as far as the weights fit"):
+        small_run("run", *overrides)
+    _, folder = small_run("run", *overrides, "resume_anyway=true")
+    assert last(folder).state["step"] == 6
+    told = folder.log.read_text()
+    for text in (
+        "loss.name: curricularface then, cosface now",
+        "going on with other data (resume_anyway=true): 8 identities then, 8 now",
+        "another kind of optimizer: it begins without the state of the one before",
+        "classifier.head.t is [] in the checkpoint and absent here: left as it is",
+    ):
+        assert text in told
+    with pytest.raises(CheckpointError, match=r"the backbone does not fit"):
+        small_run("run", *overrides, "resume_anyway=true", "backbone.widths=[16,16,24]")
 
 
 def test_going_on_from_an_older_checkpoint_sets_the_newer_ones_aside(

@@ -47,6 +47,7 @@ class Checkpointing(Observer):
 
     def _begin(self, run: Run, writer: CheckpointWriter) -> None:
         step = run.state.step
+        run.logbook.flush()  # so that curves reach as far as the newest checkpoint, whatever happens
         self._publish(run, writer.begin(run.folder.checkpoint(step), run.to_checkpoint()))
         self._begun_step = step
         if not run.config.checkpoint.background:

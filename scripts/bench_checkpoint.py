@@ -11,7 +11,6 @@ its buffers; it is shown by itself.
 from __future__ import annotations
 
 import argparse
-import os
 import platform
 import shutil
 import tempfile
@@ -117,7 +116,7 @@ def main() -> None:
         writes: dict[str, list[float]] = {name: [] for name in writers}
         for _ in range(arguments.rounds + 1):  # the first one warms up
             reference.append(saved_by_torch(folder, content))
-            os.unlink(folder / "reference.pt")
+            (folder / "reference.pt").unlink()
             for name, writer in writers.items():
                 done = written(writer, folder, content)
                 stalls[name].append(done.stall_seconds)

@@ -135,9 +135,18 @@ def _report(sending: Any, arguments: tuple[Any, ...]) -> None:
 def main() -> None:
     """Measure and print a table."""
     given = dict(argument.partition("=")[::2] for argument in sys.argv[1:])
-    settings = {"backbone": "iresnet_tiny", "batch": "64", "classes": "10000", "steps": "5", "rounds": "1", "threads": "1"}
+    settings = {
+        "backbone": "iresnet_tiny",
+        "batch": "64",
+        "classes": "10000",
+        "steps": "5",
+        "rounds": "1",
+        "threads": "1",
+    }
     settings |= {key: value for key, value in given.items() if key != "only"}
-    variants = [name for name in VARIANTS if not given.get("only") or name in given["only"].split(";") or name == "fp32"]
+    variants = [
+        name for name in VARIANTS if not given.get("only") or name in given["only"].split(";") or name == "fp32"
+    ]
     common = (settings["backbone"], *(int(settings[key]) for key in ("batch", "classes", "steps", "threads")))
     found: dict[str, list[dict[str, float]]] = {name: [] for name in variants}
     for _ in range(int(settings["rounds"])):

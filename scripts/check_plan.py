@@ -6,11 +6,11 @@
 
 Measured is training itself, `frtrain.training` with its loader, over blank crops of as many identities as asked, in a process of its own
 for each figure:
-- allocator: the peak of what torch's allocator has given out and not got back, by torch.profiler, from the first weight to the third
+- allocator: the peak of what torch's allocator has given out and not got back, by torch.profiler, from the first weight to the second
   step, and numpy's memory for the centres' gradient, which is not torch's. It includes what operations allocate and free within
   themselves, which a plan cannot see. This is what the prediction of tensors is held against.
-- resident: how much the resident set of the process (with its peak, VmHWM) grew after everything was imported. It includes the
-  allocator's gaps and oneDNN's memory, and is what a machine must have.
+- resident: how much the resident set of the process (with its peak, VmHWM) grew after a tiny run, when all libraries are
+  loaded. It includes the allocator's gaps and oneDNN's memory. What the process had before is printed, too.
 """
 
 from __future__ import annotations
@@ -23,7 +23,9 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, overload
 
@@ -42,7 +44,7 @@ from frtrain.planning.prediction import Prediction, predict
 from frtrain.schema import PositiveInt, parse
 
 MIB = 2**20
-STEPS = 3
+STEPS = 2
 BOUND = 0.15
 
 
@@ -84,6 +86,19 @@ CASES = (
     Case("sharded, 200 000 identities, 2 processes", 200_000, (*SMALL, "classifier=sharded"), 2),
 )
 
+WARM_UP = Case(
+    "warm-up",
+    8,
+    (
+        "backbone.widths=[16,16,16]",
+        "backbone.blocks=[1,1,1]",
+        "backbone.embedding_size=16",
+        "trainer.batch_size=8",
+        "trainer.precision=fp32",
+    ),
+)
+"""Loads what training loads, and computes next to nothing."""
+
 PUBLISHED = {  # identities: MB of a GPU with data parallel centres, model parallel ones, and Partial FC of 0.1; None: too many
     125_000: (7358, 5306, 4868),
     250_000: (9940, 5826, 5004),
@@ -104,10 +119,10 @@ class Names(Sequence[str]):
     """As many names."""
 
     def __init__(self, count: int):
-        self.count = count
+        self.length = count
 
     def __len__(self) -> int:
-        return self.count
+        return self.length
 
     @overload
     def __getitem__(self, index: int) -> str: ...
@@ -115,8 +130,8 @@ class Names(Sequence[str]):
     def __getitem__(self, index: slice) -> list[str]: ...
     def __getitem__(self, index: int | slice) -> str | list[str]:
         if isinstance(index, slice):
-            return [str(number) for number in range(*index.indices(self.count))]
-        if not 0 <= index < self.count:
+            return [str(number) for number in range(*index.indices(self.length))]
+        if not 0 <= index < self.length:
             raise IndexError(index)
         return str(index)
 
@@ -181,17 +196,18 @@ def compare_with_measured(cases: list[Case]) -> None:
         tensors = prediction.peak.total
         # No checkpoint is written while it is measured, and what was there after all imports is no growth.
         growth = tensors + prediction.allowances["allocator and scratch"] + prediction.allowances["loader"]
-        allocator, resident = (run_measurement(case, how) for how in ("allocator", "resident"))
+        with ThreadPoolExecutor(1 if case.processes > 1 else 2) as pool:
+            (allocator, _), (resident, before) = pool.map(partial(run_measurement, case), ("allocator", "resident"))
         within += abs(tensors / allocator - 1) <= BOUND
         print(
             f"| {case.name} | {tensors / MIB:.0f} | {allocator / MIB:.0f} | {tensors / allocator:.3f} | {growth / MIB:.0f} | "
-            f"{resident / MIB:.0f} | {growth / resident:.3f} | {prediction.peak.name} |",
+            f"{resident / MIB:.0f} | {growth / resident:.3f} | {before / MIB:.0f} | {prediction.peak.name} |",
             flush=True,
         )
     print(f"\ntensors within {BOUND:.0%} of the allocator's peak: {within} of {len(cases)}")
 
 
-def run_measurement(case: Case, how: str) -> float:
+def run_measurement(case: Case, how: str) -> tuple[int, int]:
     command = [sys.executable, __file__, "--measure", case.name, "--how", how]
     if case.processes > 1:
         launcher = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={case.processes}", "--standalone"]
@@ -200,26 +216,24 @@ def run_measurement(case: Case, how: str) -> float:
     if done.returncode:
         raise SystemExit(f"{case.name}: {done.stderr[-3000:]}")
     lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
-    return float(json.loads(lines[-1])["bytes"])
+    found = json.loads(lines[-1])
+    return int(found["bytes"]), int(found["before"])
 
 
 def measure(case: Case, how: str) -> None:
     """Train some steps and print the peak of the first process."""
-    import frtrain.training.build
-    import frtrain.training.loop
     from frtrain.training.distributed import process_group
 
-    assert frtrain.training.loop.train and torch.ones(64, 64).mm(torch.ones(64, 64)).all()  # all is loaded from here on
-    before = _resident_bytes()
     with process_group():
-        peak = allocator_peak(case) if how == "allocator" else _grown(case, before)
+        train_a_little(WARM_UP)
+        before = _resident_bytes()
+        if how == "allocator":
+            peak = allocator_peak(case)
+        else:
+            train_a_little(case)
+            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before
     if int(os.environ.get("RANK", "0")) == 0:
-        print(json.dumps({"bytes": peak}), flush=True)
-
-
-def _grown(case: Case, before: int) -> int:
-    train_a_little(case)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before
+        print(json.dumps({"bytes": peak, "before": before}), flush=True)
 
 
 def _resident_bytes() -> int:
@@ -267,9 +281,9 @@ def compare_with_published() -> None:
     names = ("data parallel, plain head", "model parallel, plain head", "model parallel, frtrain", "PFC 0.1, frtrain")
     print("| identities | " + " | ".join(f"{name}: published, ours, ratio" for name in names) + " |")
     print("|---" * (len(names) + 1) + "|")
-    for identities, (data, model, partial) in PUBLISHED.items():
+    for identities, (data, model, sampled) in PUBLISHED.items():
         cells = []
-        for name, published in zip(names, (data, model, model, partial), strict=True):
+        for name, published in zip(names, (data, model, model, sampled), strict=True):
             if published is None:
                 cells.append("-")
                 continue
@@ -279,11 +293,11 @@ def compare_with_published() -> None:
         print(f"| {identities:,} | " + " | ".join(cells) + " |", flush=True)
     print()
     for name, pairs in rows.items():
-        published, ours = (np.array(column) for column in zip(*pairs, strict=True))
+        published, ours = np.array(pairs).T
         slope = np.polyfit(published, ours, 1)[0]
         print(f"{name}: rank correlation {spearman(published, ours):.3f}, {slope:.2f} MiB for each MB of theirs")
     together = [pair for pairs in rows.values() for pair in pairs]
-    published, ours = (np.array(column) for column in zip(*together, strict=True))
+    published, ours = np.array(together).T
     print(f"all {len(together)} figures: rank correlation {spearman(published, ours):.3f}")
 
 
@@ -302,7 +316,7 @@ def predicted(name: str, identities: int) -> Prediction:
 def spearman(left: NDArray[np.float64], right: NDArray[np.float64]) -> float:
     """Correlation of the ranks."""
     first, second = (np.argsort(np.argsort(values)).astype(np.float64) for values in (left, right))
-    return float(np.corrcoef(np.stack([first, second]))[0, 1])
+    return 1 - 6 * float(np.square(first - second).sum()) / (len(first) * (len(first) ** 2 - 1))
 
 
 if __name__ == "__main__":

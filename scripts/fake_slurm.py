@@ -10,6 +10,7 @@ script, the variables SLURM_*, the number of tasks, the signals and being queued
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shlex
@@ -136,7 +137,8 @@ def scontrol(folder: Path, arguments: list[str]) -> int:
     if arguments[0] == "requeue":
         (folder / f"{arguments[1]}.requeue").touch()
     elif arguments[:2] == ["show", "hostnames"]:
-        print("\n".join(os.environ["SLURM_JOB_NODELIST"].split(",")))
+        with contextlib.suppress(BrokenPipeError):  # `| head -n 1` may have gone
+            print("\n".join(os.environ["SLURM_JOB_NODELIST"].split(",")), flush=True)
     return 0
 
 

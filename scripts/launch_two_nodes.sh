@@ -20,6 +20,7 @@ clean_up() {
         # Whoever is left in a namespace would keep it alive.
         for pid in $(ip netns pids "$namespace" 2>/dev/null); do kill -KILL "$pid" 2>/dev/null || true; done
         ip netns delete "$namespace" 2>/dev/null || true # the veth pair goes with it
+        rm -rf "/etc/netns/$namespace"
     done
 }
 trap clean_up EXIT
@@ -27,6 +28,9 @@ trap 'exit 143' TERM
 trap 'exit 130' INT
 
 for namespace in "${namespaces[@]}"; do
+    mkdir -p "/etc/netns/$namespace" # seen as /etc within: nobody there answers questions about names
+    printf '127.0.0.1 localhost\n%s.1 node0\n%s.2 node1\n' "$network" "$network" >"/etc/netns/$namespace/hosts"
+    : >"/etc/netns/$namespace/resolv.conf"
     ip netns add "$namespace"
     ip -n "$namespace" link set lo up
 done

@@ -84,5 +84,11 @@ class CenterLoss(Auxiliary):
             rows, steps = self._steps
             if applied is not None:
                 steps = torch.where(applied, steps, 0)
-            self.centres.index_add_(0, rows, steps.to(self.centres.dtype), alpha=-1)
+            steps = -steps.to(self.centres.dtype)
+            if steps.is_cuda:
+                # Sorts first and adds in the order of the samples, so that the copies of all processes stay the same;
+                # index_add_ adds as its threads come. On a CPU it is the other way round.
+                self.centres.index_put_((rows,), steps, accumulate=True)
+            else:
+                self.centres.index_add_(0, rows, steps)
             self._steps = None

@@ -88,6 +88,8 @@ def groups_of(verb: str) -> list[str]:
     """The configuration groups that a verb chooses from, in the order of its defaults list."""
     defaults = OmegaConf.select(OmegaConf.load(config_folder() / f"{verb}.yaml"), "defaults", default=[])
     names = [str(next(iter(item))) for item in defaults if isinstance(item, DictConfig)]
+    if "train" in defaults:  # a verb that takes all that training takes
+        return groups_of("train")
     return [name.removeprefix("optional ").removeprefix("override ").lstrip("/") for name in names]
 
 

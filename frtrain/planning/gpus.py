@@ -95,7 +95,9 @@ def target_of(name: str, memory_gib: float | None = None, processes_here: int = 
     elif key in GPUS:
         target = GPUS[key]
     else:
-        raise ConfigError(f"gpu={name}: unknown GPU{nearest(key, [*GPUS, 'this'])} (known: this, {', '.join(GPUS)})")
+        sizes = [f"'{known}'" for known in GPUS if known.startswith(f"{key}-")]
+        meant = f"; did you mean {' or '.join(sizes)}?" if sizes else nearest(key, [*GPUS, "this"])
+        raise ConfigError(f"gpu={name}: unknown GPU{meant} (known: this, {', '.join(GPUS)})")
     return target if memory_gib is None else replace(target, memory_bytes=round(memory_gib * GIB))
 
 

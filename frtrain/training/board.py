@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from datetime import timedelta
 
 import torch.distributed as dist
+from torch._C._distributed_c10d import PrefixStore, Store  # as torch.distributed has them, but with types
 
 _numbers = itertools.count()
 
@@ -22,9 +23,9 @@ class Board:
     Every method raises RuntimeError where the store does not answer, and may hang where its host has stopped.
     """
 
-    def __init__(self, store: dist.Store, prefix: str, timeout_seconds: float):
+    def __init__(self, store: Store, prefix: str, timeout_seconds: float):
         # A connection of its own: on a shared one, a thread that waits for an answer would keep the others waiting.
-        self._store = dist.PrefixStore(prefix, store.clone())
+        self._store = PrefixStore(prefix, store.clone())
         self._store.set_timeout(timedelta(seconds=timeout_seconds))
 
     @classmethod

@@ -162,7 +162,8 @@ def _build(
     backbone.to(device.value, weight_dtype(precision)).to(memory_format=memory_format)
     parts = step_parts(backbone, trainer, precision, device.value)
     if trainer.parallel == "fsdp" and processes.count > 1:
-        fully_sharded(backbone, device.value)
+        for divided_network in (backbone, *([parts.average.module] if parts.average is not None else [])):
+            fully_sharded(divided_network, device.value)
     classifier = CLASSIFIERS.build(
         config.classifier,
         head=modified(LOSSES.build(config.loss), config.modifiers),

@@ -17,14 +17,13 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
 
+from frtrain.backbones.base import Backbone
 from frtrain.communication import COMMUNICATION
 from frtrain.training.batch_norm import BatchNorm, SynchronisedBatchNorm
 
-CONTAINERS = (nn.Sequential, nn.ModuleList)
-
 
 def fully_sharded(network: nn.Module, device: torch.device) -> nn.Module:
-    """Divide every parameter of `network` by rows among all processes, one group of parameters for each residual block.
+    """Divide every parameter of `network` by rows among all processes, one group of parameters for each block of a backbone.
 
     Nobody is talked to: the weights must be the same everywhere before. They stay in the network's own precision, autocast
     makes of them what it makes of those of DistributedDataParallel, so that both compute the same. Buffers stay whole;
@@ -39,8 +38,9 @@ def fully_sharded(network: nn.Module, device: torch.device) -> nn.Module:
     assert everyone is not None
     mesh = DeviceMesh.from_group(everyone, device.type)
     network.to(memory_format=torch.contiguous_format)
-    for block in residual_blocks(network):
-        fully_shard(block, mesh=mesh)
+    for block in network.blocks() if isinstance(network, Backbone) else ():
+        if any(True for _ in block.parameters()):
+            fully_shard(block, mesh=mesh)
     fully_shard(network, mesh=mesh)
     if statistics_differ(network):
         network.register_forward_pre_hook(follow_statistics_of_first)
@@ -51,29 +51,6 @@ def statistics_differ(network: nn.Module) -> bool:
     """Whether a batch norm of the network takes the statistics of its own process alone."""
     synchronised = (nn.SyncBatchNorm, SynchronisedBatchNorm)
     return any(isinstance(module, BatchNorm) and not isinstance(module, synchronised) for module in network.modules())
-
-
-def residual_blocks(network: nn.Module) -> list[nn.Module]:
-    """The repeated units of a network: what stands in a row (`nn.Sequential`, `nn.ModuleList`) and is itself composed.
-
-    Stages of stages are looked into. What is in no row of units, such as stem and neck, is in none of the blocks.
-    """
-    blocks: list[nn.Module] = []
-    for child in network.children():
-        blocks.extend(_units(child) if _is_row_of_units(child) else residual_blocks(child))
-    return blocks
-
-
-def _is_row_of_units(module: nn.Module) -> bool:
-    return isinstance(module, CONTAINERS) and any(any(True for _ in unit.children()) for unit in module.children())
-
-
-def _units(stage: nn.Module) -> list[nn.Module]:
-    units: list[nn.Module] = []
-    for unit in stage.children():
-        inner = _units(unit) if _is_row_of_units(unit) else residual_blocks(unit)
-        units.extend(inner or ([unit] if any(True for _ in unit.parameters()) else []))
-    return units
 
 
 def average_next_gradients(network: FSDPModule, yes: bool) -> None:

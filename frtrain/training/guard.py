@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from frtrain.classifier.base import Classifier
 from frtrain.errors import TrainingError
 from frtrain.processes import ALONE, Processes
-from frtrain.training.gradients import THE_LOSS, Measured
+from frtrain.training.gradients import THE_LOSS, Measured, local_part
 
 log = logging.getLogger(__name__)
 
@@ -151,7 +151,7 @@ class Guard:
     def _culprit(self, names: Sequence[str], first_bad: int, rank: int) -> str:
         """In words. A bad weight comes before what it did to loss and gradients; a skipped step has left it as it was."""
         weights = list(self.weights)
-        bad = (number for number, weight in enumerate(self.weights.values()) if not _all_finite(weight))
+        bad = (number for number, weight in enumerate(self.weights.values()) if not _all_finite(local_part(weight)))
         number = -int(self.processes.maximum(torch.tensor(-next(bad, len(weights)))))
         if number < len(weights):
             return f"the weight {weights[number]}"

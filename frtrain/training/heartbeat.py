@@ -156,13 +156,15 @@ class Heartbeat:
             asleep = time.monotonic()
             sign += 1
             try:
-                self.board.pin(f"sign/{self.rank}", str(sign))
+                self.board.pin(f"sign/{self.rank}", f"{sign} {self._paused}".rstrip())
                 notes = self.board.read([ALARM, *(f"sign/{rank}" for rank in watched)])
             except RuntimeError as error:  # the loop will meet the same error, or the watch will end it
                 log.debug("the heartbeat cannot reach the others: %s", error)
                 continue
             self._alarm = self._alarm or notes.pop(ALARM, "")
             now = time.monotonic()
+            if any(" " in note for note in notes.values()):
+                self._beat_at = now  # another one pauses, and this one may have to wait for it
             if now - asleep > self.interval:
                 seen.clear()  # this process was stopped itself, and perhaps all were
             for name, note in notes.items():

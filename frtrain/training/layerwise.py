@@ -12,13 +12,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import timm.optim
 import torch
+from timm.optim.lamb import Lamb as ScaledAdam
+from timm.optim.lars import Lars as ScaledSGD
 
 from frtrain.training.optimizers import ParameterGroups
 
 
-class Lamb(timm.optim.Lamb):
+class Lamb(ScaledAdam):
     """LAMB (You et al. 2020, arXiv 1904.00962).
 
         u = m' / (sqrt(v') + eps) + decay w          m', v' as Adam's, corrected for their start at 0; eps 1e-6
@@ -56,10 +57,10 @@ class Lamb(timm.optim.Lamb):
 
     def _kept(self, parameter: torch.Tensor) -> dict[str, Any]:
         """What is kept for a parameter, without beginning to."""
-        return self.state[parameter] if parameter in self.state else {}
+        return self.state.get(parameter, {})
 
 
-class Lars(timm.optim.Lars):
+class Lars(ScaledSGD):
     """LARS (You et al. 2017, arXiv 1708.03888).
 
         g' = c |w| / (|g| + decay |w|) (g + decay w)          c the trust coefficient

@@ -37,6 +37,11 @@ def check_parallel(trainer: TrainerConfig) -> None:
             f"trainer.accumulate={trainer.accumulate} asks for; use one of the two"
         )
     if trainer.parallel == "fsdp":
+        if trainer.compile:
+            raise ConfigError(
+                "trainer.compile=true: torch compiles no network that trainer.parallel=fsdp gathers piece by piece; use "
+                "trainer.compile=false or trainer.parallel=ddp"
+            )
         for key, off in (("static_graph", False), ("gradient_compression", "none")):
             if (value := getattr(trainer, key)) != off:
                 shown = str(value).lower()

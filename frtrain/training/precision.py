@@ -48,6 +48,8 @@ def _try_out(dtype: torch.dtype, device: torch.device) -> None:
     Raises:
         RuntimeError: an operation is missing.
     """
-    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.PReLU(), nn.Flatten(), nn.Linear(16, 2)).to(device)
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.PReLU(), nn.Flatten(), nn.Linear(16, 2)).to(
+        device
+    )
     with torch.autocast(device.type, dtype=dtype):
         network(torch.ones(2, 3, 4, 4, device=device)).float().sum().backward()

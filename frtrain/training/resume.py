@@ -10,8 +10,10 @@ from typing import Any
 from frtrain.config import TrainConfig
 from frtrain.data.source import Source
 from frtrain.errors import CheckpointError
+from frtrain.processes import Processes
 from frtrain.training.checkpoint_index import INDEX, DamagedCheckpointError
 from frtrain.training.checkpoint_reading import StoredCheckpoint
+from frtrain.training.process_count import warn_of_another_count
 from frtrain.training.run_folder import RunFolder, checkpoint_of
 
 log = logging.getLogger(__name__)
@@ -182,6 +184,7 @@ def _compare(checkpoint: StoredCheckpoint, config: TrainConfig) -> None:
         )
     for text in changed.values():
         log.warning("the configuration changed since the checkpoint: %s", text)
+    warn_of_another_count(config, checkpoint.index.processes, Processes.current().count)
 
 
 def _leaves(values: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:

@@ -10,6 +10,7 @@ import json
 import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
@@ -58,7 +59,7 @@ class WrittenFile:
 
 
 class HashedFile:
-    """A file that is hashed while it is written.
+    """A file that is hashed while it is written, large blocks by a thread beside the writing.
 
     Args:
         file: open for writing.
@@ -68,6 +69,7 @@ class HashedFile:
         self._file = file
         self._digest = hashlib.sha256()
         self._bytes = 0
+        self._beside = ThreadPoolExecutor(1)  # starts with the first large block, ends with this object
 
     def write(self, block: Any) -> None:
         """Append bytes, or a view of them.
@@ -75,14 +77,22 @@ class HashedFile:
         Raises:
             OSError: the disk is full.
         """
-        self._digest.update(block)
-        self._file.write(block)
+        if len(block) < BLOCK_BYTES:
+            self._digest.update(block)
+            self._file.write(block)
+        else:
+            hashing = self._beside.submit(self._digest.update, block)
+            try:
+                self._file.write(block)
+            finally:
+                hashing.result()
         self._bytes += len(block)
 
     def synced(self) -> WrittenFile:
         """Wait until all of it is on the disk."""
         self._file.flush()
         os.fsync(self._file.fileno())
+        self._beside.shutdown()
         return WrittenFile(self._digest.hexdigest(), self._bytes)
 
 

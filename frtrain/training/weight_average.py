@@ -7,6 +7,7 @@ import copy
 import torch
 from torch import Tensor, nn
 
+from frtrain.training.gradients import local_part
 
 UPDATES = "updates"
 """What the part `ema` of a checkpoint holds besides the state dict of a backbone."""
@@ -31,11 +32,9 @@ class WeightAverage:
     def __init__(self, backbone: nn.Module, decay: float):
         self.decay = decay
         self.module = copy.deepcopy(backbone).requires_grad_(False).eval()
-        own, followed = self.module.state_dict(), backbone.state_dict()
-        self._averaged = [name for name, tensor in own.items() if tensor.is_floating_point()]
-        self._copied = [name for name in own if name not in self._averaged]
-        self._own, self._followed = own, followed
-        self.updates = torch.zeros((), dtype=torch.int64, device=next(iter(own.values())).device)
+        self._backbone = backbone
+        self._pairs: list[tuple[Tensor, Tensor]] = []
+        self.updates = torch.zeros((), dtype=torch.int64, device=next(backbone.parameters()).device)
 
     @torch.no_grad()
     def update(self, applied: Tensor) -> None:
@@ -45,20 +44,32 @@ class WeightAverage:
             applied: bool scalar on the device. Weights and buffers of a skipped step must have been put back.
         """
         share = torch.where(applied, (9 / (10 + self.updates)).clamp(min=1 - self.decay), 0)  # 1 - d
-        own = [self._own[name] for name in self._averaged]
-        followed = [self._followed[name] for name in self._averaged]
+        own, followed = zip(*(pair for pair in self.pairs() if pair[0].is_floating_point()), strict=True)
         torch._foreach_lerp_(own, followed, [share.to(tensor.dtype) for tensor in own])
-        for name in self._copied:
-            self._own[name].copy_(self._followed[name])
+        for average, value in self.pairs():
+            if not average.is_floating_point():
+                average.copy_(value)
         self.updates += applied
 
     def state_dict(self) -> dict[str, Tensor]:
         """The averaged backbone and `updates`, for a checkpoint; they share memory with the average."""
-        return {**self._own, UPDATES: self.updates}
+        return {**self.module.state_dict(), UPDATES: self.updates}
+
+    def pairs(self) -> list[tuple[Tensor, Tensor]]:
+        """Each averaged tensor with what it follows, this process's rows of them.
+
+        Looked up when first asked for: by then both networks are divided among the processes, if they are to be.
+        """
+        if not self._pairs:
+            followed = self._backbone.state_dict()
+            self._pairs = [
+                (local_part(own), local_part(followed[name])) for name, own in self.module.state_dict().items()
+            ]
+        return self._pairs
 
     @torch.no_grad()
     def begin(self) -> None:
         """Begin anew with the weights as they are."""
-        for name, tensor in self._own.items():
-            tensor.copy_(self._followed[name])
+        for average, value in self.pairs():
+            average.copy_(value)
         self.updates.zero_()

@@ -200,7 +200,12 @@ def test_a_checkpoint_of_the_first_format_is_read(tmp_path: Path):
     for name, content in files.items():
         (tmp_path / "step-7" / name).write_bytes(content)
     sha256 = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
-    facts = {"state": EXAMPLE.state, "config": EXAMPLE.config, "fingerprint": "folder:8", "preprocessing": {"size": 112}}
+    facts = {
+        "state": EXAMPLE.state,
+        "config": EXAMPLE.config,
+        "fingerprint": "folder:8",
+        "preprocessing": {"size": 112},
+    }
     (tmp_path / "step-7" / "checkpoint.json").write_text(json.dumps({"format": 1, **facts, "sha256": sha256}))
     read = read_checkpoint(tmp_path / "step-7")
     assert torch.equal(read.tensors["backbone"]["weight"], EXAMPLE.tensors["backbone"]["weight"])

@@ -34,14 +34,12 @@ HOPPING = {
         "loss=adaface",
         "trainer.accumulate=2",
         "auxiliary=center",
-        "augment=jitter",
     ),
-    "float32": (*COMMON, "trainer.precision=fp32", "loss=arcface", "optimizer.lr=0.001"),
 }
 """Networks with batch norm and dropout. Each run takes its steps in one, two, three processes and again in one; neither its
 batch nor its 8 classes divide evenly."""
 
-SAME = (*COMMON, "trainer.precision=bf16", "loss=arcface", "classifier=sharded")
+SAME = (*COMMON, "trainer.precision=fp32", "trainer.max_steps=2", "loss=arcface", "optimizer.lr=0.001")
 
 
 def train_to(step: int, config: TrainConfig, rank: int = 0) -> dict[str, torch.Tensor]:
@@ -81,7 +79,7 @@ def worker(rank: int, folder: str, configs: dict[str, TrainConfig]) -> None:
         dist.init_process_group("gloo", rank=rank, world_size=count, store=store, timeout=timedelta(seconds=60))
         found = {name: train_to(count, configs[name], rank) for name in HOPPING}
         if count == 2:
-            found |= {name: train_to(4, configs[name], rank) for name in ("once", "again")}
+            found |= {name: train_to(2, configs[name], rank) for name in ("once", "again")}
         torch.save(found, f"{folder}/{count}-{rank}.pt")
         dist.destroy_process_group()
 
@@ -109,6 +107,7 @@ def runs(
 ) -> Runs:
     folder = tmp_path_factory.mktemp("exact")
     crops = make_crops(folder / "crops")
+    train_to(2, small_config_on(crops, *SAME, f"run_dir={folder / 'alone'}"))
     overrides = {**HOPPING, "once": SAME, "again": SAME}
     configs = {name: small_config_on(crops, *more, f"run_dir={folder / name}") for name, more in overrides.items()}
     for name, more in HOPPING.items():
@@ -124,21 +123,17 @@ def runs(
     return Runs(folder, left)
 
 
-@pytest.mark.parametrize(
-    ("name", "of_losses", "of_weights"), [("sgd", 1e-6, 1e-10), ("adamw", 1e-6, 1e-10), ("float32", 1e-5, 1e-3)]
-)
-def test_a_run_that_goes_from_one_to_two_to_three_processes_and_back_is_that_of_one(
-    runs: Runs, name: str, of_losses: float, of_weights: float
-):
+@pytest.mark.parametrize("name", HOPPING)
+def test_a_run_that_goes_from_one_to_two_to_three_processes_and_back_is_that_of_one(runs: Runs, name: str):
     """Published losses are float32, so those of float64 runs are compared to the precision of that."""
     hopped, whole = runs.checkpoint(name), runs.checkpoint(f"{name}_whole")
     assert hopped.state["position"] == whole.state["position"]
-    assert runs.losses(name) == pytest.approx(runs.losses(f"{name}_whole"), rel=of_losses)
+    assert runs.losses(name) == pytest.approx(runs.losses(f"{name}_whole"), rel=1e-6)
     for part, tensors in whole.tensors.items():
         assert hopped.tensors[part].keys() == tensors.keys()
         for key, tensor in tensors.items():
             difference = float((hopped.tensors[part][key].double() - tensor.double()).norm())
-            assert difference <= of_weights * max(1.0, float(tensor.double().norm())), f"{part}: {key}"
+            assert difference <= 1e-10 * max(1.0, float(tensor.double().norm())), f"{part}: {key}"
 
 
 @pytest.mark.parametrize("count", [2, 3])
@@ -149,6 +144,11 @@ def test_statistics_of_batch_norm_and_replicated_centres_are_the_same_on_all_pro
         for name in HOPPING:
             for key, value in first[name].items():
                 assert torch.equal(value, other[name][key]), f"{name}: {key}"
+
+
+def test_in_float32_the_losses_of_two_processes_are_those_of_one_to_five_digits(runs: Runs):
+    """Of the first steps: rounding errors grow with each."""
+    assert runs.losses("once") == pytest.approx(runs.losses("alone"), rel=1e-5)
 
 
 def test_two_runs_of_two_processes_have_the_same_weights_bit_for_bit(runs: Runs):

@@ -20,15 +20,10 @@ from frtrain.training.run_folder import RunFolder
 SmallRun = Callable[..., tuple[int, RunFolder]]
 
 OVERRIDES = ("checkpoint.every_steps=1",)
-    "checkpoint.every_steps=1",
-    "validation.fraction=0.3",
-    "validation.pairs=24",
-    "validation.every_epochs=0.5",
-)
 CHANGED_NAMES = ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.symlink")
 
 
-def in_child(small_run: SmallRun, name: str, *more: str, kill_before: int | None = None) -> int | None:
+def in_child(small_run: SmallRun, name: str, kill_before: int | None = None) -> int | None:
     """Run in a forked process, which kills itself right before so many changes of a name; its exit status."""
 
     def run() -> None:
@@ -43,7 +38,7 @@ def in_child(small_run: SmallRun, name: str, *more: str, kill_before: int | None
 
         if kill_before:
             sys.addaudithook(hook)
-        sys.exit(small_run(name, *OVERRIDES, *more)[0])
+        sys.exit(small_run(name, *OVERRIDES)[0])
 
     child = multiprocessing.get_context("fork").Process(target=run)
     child.start()
@@ -59,10 +54,10 @@ def published(folder: RunFolder) -> list[dict[str, object]]:
 
 
 def test_a_run_killed_again_and_again_ends_as_one_that_nobody_touched(small_run: SmallRun, tmp_path: Path):
-    assert in_child(small_run, "whole") == 0
-    whole, killed = RunFolder(tmp_path / "whole"), RunFolder(tmp_path / "killed")
+    _, whole = small_run("whole", *OVERRIDES)
+    killed = RunFolder(tmp_path / "killed")
     for kill_before in (9, 16, 27):
-        assert in_child(small_run, "killed", kill_before=kill_before) == -signal.SIGKILL
+        assert in_child(small_run, "killed", kill_before) == -signal.SIGKILL
     assert in_child(small_run, "killed") == 0
     last = [folder.checkpoint(6) for folder in (whole, killed)]
     files = [sorted(path.relative_to(folder) for path in folder.rglob("*.safetensors")) for folder in last]
@@ -73,10 +68,9 @@ def test_a_run_killed_again_and_again_ends_as_one_that_nobody_touched(small_run:
 
 
 @pytest.fixture
-def saved_twice(small_run: SmallRun, tmp_path: Path) -> RunFolder:
+def saved_twice(small_run: SmallRun) -> RunFolder:
     """A finished run that has its checkpoints of steps 3 and 6 alone."""
-    assert in_child(small_run, "run", "checkpoint.keep=6") == 0
-    folder = RunFolder(tmp_path / "run")
+    _, folder = small_run("run", *OVERRIDES, "checkpoint.keep=6")
     for step in folder.steps():
         if step not in (3, 6):
             shutil.rmtree(folder.checkpoint(step))

@@ -13,18 +13,15 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as multiprocessing
-from torch import nn
 from torch.distributed.tensor import DTensor
 
-from frtrain.backbones.iresnet import iresnet18
-from frtrain.backbones.resnet import resnet50
 from frtrain.commands import train as command
 from frtrain.config import TrainConfig
 from frtrain.deploy.embedder import load_embedder
 from frtrain.errors import ConfigError, FrtrainError
 from frtrain.training import parallel
 from frtrain.training.checkpoint import Checkpoint, read_checkpoint
-from frtrain.training.fully_sharded import follow_statistics_of_first, residual_blocks
+from frtrain.training.fully_sharded import follow_statistics_of_first
 from frtrain.training.run_folder import RunFolder, checkpoint_of
 
 pytestmark = pytest.mark.slow
@@ -47,6 +44,9 @@ RUNS = {
         "trainer.parallel=fsdp",
         "trainer.sync_batch_norm=false",
         "trainer.max_steps=2",
+        "trainer.ema_decay=0.9",
+        "trainer.activation_checkpointing=true",
+        "validation.weights=ema",
         "validation.fraction=0.3",
         "validation.pairs=24",
     ),
@@ -174,9 +174,7 @@ def assert_same(ours: Checkpoint, theirs: Checkpoint, bound: float) -> None:
             torch.testing.assert_close(ours.tensors[part][name], tensor, rtol=0, atol=bound, msg=name)
 
 
-def test_fsdp_computes_what_one_process_computes(
-    together: Together, alone: Callable[..., Checkpoint], tmp_path: Path
-):
+def test_fsdp_computes_what_one_process_computes(together: Together, alone: Callable[..., Checkpoint], tmp_path: Path):
     one = alone(tmp_path / "one", *RUNS["fsdp"], "classifier=dense")
     assert together.outcomes[0]["fsdp"].error == ""
     assert together.last("fsdp").tensors["backbone"]["fc.weight"].dtype == torch.float64
@@ -186,7 +184,9 @@ def test_fsdp_computes_what_one_process_computes(
 def test_each_process_holds_its_half_of_every_weight(together: Together):
     first, second = (outcomes["fsdp"].rows for outcomes in together.outcomes)
     assert first["fc.weight"] == second["fc.weight"] == (8, 16)
-    assert all(mine + others == total for (mine, total), (others, _) in zip(first.values(), second.values(), strict=True))
+    assert all(
+        mine + others == total for (mine, total), (others, _) in zip(first.values(), second.values(), strict=True)
+    )
 
 
 def test_a_checkpoint_of_fsdp_is_gone_on_with_by_one_process(together: Together, alone: Callable[..., Checkpoint]):
@@ -228,7 +228,9 @@ def test_a_static_graph_changes_no_bit(together: Together):
 @pytest.mark.parametrize("kind", ["bf16", "fp16"])
 def test_compressed_gradients_are_half_the_bytes_and_nearly_the_same(together: Together, kind: str):
     weights, plain = (together.last(name).tensors["backbone"]["fc.weight"] for name in (kind, "ddp"))
-    count = sum(tensor.numel() for name, tensor in together.last("ddp").tensors["optimizer"].items() if "backbone" in name)
+    count = sum(
+        tensor.numel() for name, tensor in together.last("ddp").tensors["optimizer"].items() if "backbone" in name
+    )
     assert together.outcomes[0][kind].sent_bytes == 2 * 2 * count  # two steps
     assert not torch.equal(weights, plain)
     assert float((weights - plain).norm() / plain.norm()) < 0.01
@@ -237,6 +239,7 @@ def test_compressed_gradients_are_half_the_bytes_and_nearly_the_same(together: T
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
+        (("trainer.parallel=fsdp", "trainer.compile=true"), r"trainer\.compile=true: torch compiles no network"),
         (("trainer.static_graph=true", "trainer.accumulate=2"), r"trainer\.static_graph=true: .*use one of the two"),
         (("trainer.parallel=fsdp", "trainer.static_graph=true"), r"use trainer\.static_graph=false"),
         (("trainer.parallel=fsdp", "trainer.gradient_compression=bf16"), r"use trainer\.gradient_compression=none"),
@@ -247,12 +250,3 @@ def test_what_torch_cannot_do_is_refused(
 ):
     with pytest.raises(ConfigError, match=message):
         parallel.check_parallel(small_config_on(Path("crops"), *overrides).trainer)
-
-
-def test_blocks_are_found_in_every_family():
-    with torch.device("meta"):
-        assert len(residual_blocks(iresnet18(embedding_size=8, dropout=0.0))) == 8
-        assert len(residual_blocks(resnet50(embedding_size=8, dropout=0.0))) == 16
-        block = nn.Sequential(nn.Linear(2, 2), nn.ReLU())
-        stages = nn.ModuleDict({"stages": nn.ModuleList([nn.Sequential(block, block), nn.Sequential(block)])})
-        assert len(residual_blocks(stages)) == 3

@@ -17,6 +17,7 @@ from frtrain.classifier import CLASSIFIERS
 from frtrain.classifier.base import Classifier
 from frtrain.errors import TrainingError
 from frtrain.losses import LOSSES
+from frtrain.processes import ALONE
 from frtrain.training.activation_checkpointing import recompute_in_backward
 from frtrain.training.gradients import clip, measure
 from frtrain.training.guard import Skip
@@ -93,9 +94,15 @@ class Steps:
     def state(self) -> dict[str, Tensor]:
         """Everything that a step may move, copied."""
         named = {**self.backbone.state_dict(prefix="backbone."), **self.classifier.state_dict(prefix="classifier.")}
-        momenta = {name: state["momentum_buffer"] for name, state in zip(named, self.optimizer.state.values(), strict=False)}
+        momenta = {
+            name: state["momentum_buffer"] for name, state in zip(named, self.optimizer.state.values(), strict=False)
+        }
         averages = self.average.state_dict()
-        moved = {**named, **{f"{n}/momentum": m for n, m in momenta.items()}, **{f"ema.{n}": a for n, a in averages.items()}}
+        moved = {
+            **named,
+            **{f"{n}/momentum": m for n, m in momenta.items()},
+            **{f"ema.{n}": a for n, a in averages.items()},
+        }
         return {name: tensor.clone() for name, tensor in moved.items()}
 
 
@@ -204,8 +211,6 @@ def test_norm_and_clipping_are_those_of_torch_to_the_last_bit(matter: str):
         weight.grad = torch.randn_like(weight) * 100
     gradients = {name: weight.grad.clone() for name, weight in weights.items()}
     norm = nn.utils.clip_grad_norm_(weights.values(), 5.0)
-    from frtrain.processes import ALONE
-
     measured = measure(gradients, [torch.zeros(())], (), ALONE)
     clip(list(gradients.values()), measured.norm, 5.0)
     if matter == "norm":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from frtrain.errors import FrtrainError
 from frtrain.files import write_atomically
@@ -50,7 +50,7 @@ def _kept(text: str, step: int) -> bool:
     return text.isdecimal() and int(text) <= step
 
 
-def _text(rows: list[tuple[object, ...]] | list[object]) -> str:
+def _text(rows: Iterable[Sequence[object]]) -> str:
     lines = io.StringIO()
-    csv.writer(lines, lineterminator="\n").writerows(rows)  # type: ignore[arg-type]
+    csv.writer(lines, lineterminator="\n").writerows(rows)
     return lines.getvalue()

@@ -32,6 +32,8 @@ class CorruptImagesFile:
         self.met = met
         self.processes = processes
         self._written: set[str] = set()
+        self._waiting: list[str] = []
+        self._failing = False
         if processes.rank == 0 and path.exists():
             try:
                 text = path.read_text(encoding="utf-8", errors="replace")
@@ -42,25 +44,31 @@ class CorruptImagesFile:
     def collect(self) -> int:
         """Gather, log and write; returns how many are in the file (on process 0). All processes must call it.
 
-        Raises:
-            FrtrainError: the file cannot be written.
+        A file that cannot be written is told once and tried again; training does not depend on it.
         """
         lines = dict.fromkeys(map(_one_line, _gathered(self.met.unreported(), self.processes)))
         if self.processes.rank == 0:
-            new = [line for line in lines if line not in self._written]
-            if new:
-                self._append(new)
-        return len(self._written)
+            new = [line for line in lines if line not in self._written and line not in self._waiting]
+            for line in new:
+                log.warning("%s; training goes on without it", line)
+            self._waiting += new
+            if self._waiting:
+                self._append()
+        return len(self._written) + len(self._waiting)
 
-    def _append(self, lines: list[str]) -> None:
-        for line in lines:
-            log.warning("%s; training goes on without it", line)
+    def _append(self) -> None:
         try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
             with self.path.open("a", encoding="utf-8") as file:
-                file.write("".join(f"{line}\n" for line in lines))
+                file.write("".join(f"{line}\n" for line in self._waiting))
         except OSError as error:
-            raise FrtrainError(f"{self.path}: cannot be written ({error.strerror})") from None
-        self._written.update(lines)
+            if not self._failing:
+                log.warning("%s: cannot be written (%s); it is tried again", self.path, error.strerror)
+            self._failing = True
+            return
+        self._failing = False
+        self._written.update(self._waiting)
+        self._waiting = []
 
 
 def _one_line(text: str) -> str:

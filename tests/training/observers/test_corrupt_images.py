@@ -12,7 +12,7 @@ import torch.distributed as dist
 import torch.multiprocessing as multiprocessing
 
 from frtrain.data.corrupt import CorruptImages
-from frtrain.errors import DataError, FrtrainError
+from frtrain.errors import DataError
 from frtrain.processes import ALONE, Processes
 from frtrain.training.observers.corrupt_images import CorruptImagesFile
 from frtrain.training.run_folder import RunFolder
@@ -87,11 +87,17 @@ def test_names_with_line_breaks_and_other_bytes_take_one_line(tmp_path: Path):
     assert len(path.read_text().splitlines()) == 2
 
 
-def test_a_list_that_cannot_be_written_is_an_error_that_names_it(tmp_path: Path):
-    met = CorruptImages()
-    met.add(["a.jpg: is empty"])
-    with pytest.raises(FrtrainError, match=r"gone.corrupt_images\.txt: cannot be written"):
-        CorruptImagesFile(tmp_path / "gone" / "corrupt_images.txt", met, ALONE).collect()
+def test_a_list_that_cannot_be_written_is_told_once_and_written_later(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    met, path = CorruptImages(), tmp_path / "taken" / "corrupt_images.txt"
+    file = CorruptImagesFile(path, met, ALONE)
+    path.parent.write_text("a file in the way")
+    for name in ("a.jpg", "b.jpg"):
+        met.add([f"{name}: is empty"])
+        file.collect()
+    assert caplog.text.count("corrupt_images.txt: cannot be written") == 1
+    path.parent.unlink()
+    assert file.collect() == 2
+    assert path.read_text() == "a.jpg: is empty\nb.jpg: is empty\n"
 
 
 def collecting(rank: int, folder: str) -> None:

@@ -3,7 +3,8 @@
     python scripts/bench_step.py backbone=iresnet18 batch=32 steps=5
 
 Every variant runs in a process of its own, one after the other, and all again `rounds` times; times are the medians over all
-steps, memory is the peak of the process less what it had before the first step. On a GPU both are the device's.
+steps, memory is the peak of the process less what it had before the first step. On a GPU both are the device's. With `clock=cpu`
+times are those of the processor (of all threads), which other work on the machine disturbs less; `only=NAME;NAME` picks variants.
 """
 
 from __future__ import annotations
@@ -61,7 +62,9 @@ def backbone_of(name: str) -> Backbone:
     return BACKBONES.build(compose_plain("train", [f"backbone={name}"])["backbone"])
 
 
-def measured(variant: str, backbone_name: str, batch: int, classes: int, steps: int, threads: int) -> dict[str, float]:
+def measured(
+    variant: str, backbone_name: str, clock: str, batch: int, classes: int, steps: int, threads: int
+) -> dict[str, float]:
     """Median milliseconds of a step, peak memory of it in MiB, and seconds of the first step."""
     torch.set_num_threads(threads)
     torch.manual_seed(0)
@@ -84,9 +87,10 @@ def measured(variant: str, backbone_name: str, batch: int, classes: int, steps: 
     images = torch.randn(batch, 3, 112, 112).to(device).contiguous(memory_format=layout)
     labels = torch.randint(classes, (batch,)).to(device)
     precision = settings.get("precision")
+    now = time.process_time if clock == "cpu" else time.perf_counter
 
     def step(number: int) -> float:
-        began = time.perf_counter()
+        began = now()
         with torch.autocast(device.type, dtype=precision, enabled=precision is not None):
             embedding = network(images)
         loss, _ = loss_of(embedding.float(), labels)
@@ -94,7 +98,7 @@ def measured(variant: str, backbone_name: str, batch: int, classes: int, steps: 
         classifier.advance(optimization.step(number))
         if device.type == "cuda":
             torch.cuda.synchronize()
-        return time.perf_counter() - began
+        return now() - began
 
     before = _memory(device, current=True)
     first = step(0)
@@ -142,12 +146,17 @@ def main() -> None:
         "steps": "5",
         "rounds": "1",
         "threads": "1",
+        "clock": "wall",
     }
     settings |= {key: value for key, value in given.items() if key != "only"}
     variants = [
         name for name in VARIANTS if not given.get("only") or name in given["only"].split(";") or name == "fp32"
     ]
-    common = (settings["backbone"], *(int(settings[key]) for key in ("batch", "classes", "steps", "threads")))
+    common = (
+        settings["backbone"],
+        settings["clock"],
+        *(int(settings[key]) for key in ("batch", "classes", "steps", "threads")),
+    )
     found: dict[str, list[dict[str, float]]] = {name: [] for name in variants}
     for _ in range(int(settings["rounds"])):
         for name in variants:

@@ -30,7 +30,7 @@ trap 'exit 130' INT
 for namespace in "${namespaces[@]}"; do
     mkdir -p "/etc/netns/$namespace" # seen as /etc within: nobody there answers questions about names
     printf '127.0.0.1 localhost\n%s.1 node0\n%s.2 node1\n' "$network" "$network" >"/etc/netns/$namespace/hosts"
-    : >"/etc/netns/$namespace/resolv.conf"
+    printf 'nameserver 127.0.0.1\noptions timeout:1 attempts:1\n' >"/etc/netns/$namespace/resolv.conf"
     ip netns add "$namespace"
     ip -n "$namespace" link set lo up
 done

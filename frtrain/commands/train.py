@@ -13,6 +13,7 @@ from hydra.core.hydra_config import HydraConfig
 from rich.console import Console
 
 from frtrain.config import TrainConfig
+from frtrain.data.loader import death_of_loader
 from frtrain.deploy.embedder import Embedder
 from frtrain.errors import EndedElsewhereError, FrtrainError, TrainingError
 from frtrain.evaluation import SUITES, Report
@@ -105,9 +106,7 @@ def run(config: TrainConfig) -> None:
             handler.close()
 
 
-def _run(
-    config: TrainConfig, folder: RunFolder, console: Console, processes: Processes, attempts: Attempts
-) -> None:
+def _run(config: TrainConfig, folder: RunFolder, console: Console, processes: Processes, attempts: Attempts) -> None:
     first = processes.rank == 0
     checkpoint = _checkpoint(config, folder, processes, attempts)
     prepared = prepare(config, folder, checkpoint, console)
@@ -128,6 +127,10 @@ def _run(
                     if stop.signal is not None:  # torchrun ends this process because of the other one
                         raise SystemExit(128 + stop.signal) from None
                     raise
+                except RuntimeError as error:
+                    if (death := death_of_loader(error)) is None:
+                        raise
+                    raise death from None
                 finally:
                     folder.in_use = run.state.step > 0
             if stop.signal is not None and not run.finished:
@@ -160,6 +163,7 @@ def _checkpoint(
                     log.info("init_from=%s is for a new run, and is not read", config.init_from)
     path = shared(processes, None if checkpoint is None else str(checkpoint.path))
     with all_or_none(processes):
+        folder.check_seen()
         if path is not None and checkpoint is None:
             checkpoint = StoredCheckpoint.at(Path(path))
     return checkpoint

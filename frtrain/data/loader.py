@@ -121,11 +121,9 @@ class TrainingLoader:
                 self.corrupt.add(decoded.corrupt)
                 yield self._batch(decoded, slots)
         except RuntimeError as error:
-            if "DataLoader worker" not in str(error):
+            if (death := death_of_loader(error)) is None:
                 raise
-            raise DataError(
-                f"a loader process died ({str(error).splitlines()[0]}). Memory may have run out: use fewer trainer.workers"
-            ) from None
+            raise death from None
 
     def augmented(self, batch: Batch, device: torch.device) -> Batch:
         """The batch as the network is to see it: on the device and augmented there, or as it is if nothing is done there."""
@@ -183,3 +181,12 @@ def prepare_worker(worker: int) -> None:
     cv2.setNumThreads(0)
     for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
+
+
+def death_of_loader(error: RuntimeError) -> DataError | None:
+    """What to raise instead if `error` is the one that torch raises, wherever the main thread is, when a loader process dies."""
+    if "DataLoader worker" not in str(error):
+        return None
+    return DataError(
+        f"a loader process died ({str(error).splitlines()[0]}). Memory may have run out: use fewer trainer.workers"
+    )

@@ -33,7 +33,6 @@ from frtrain.planning.ledger import Bytes, Ledger, together, without
 from frtrain.training.activation_checkpointing import recompute_in_backward
 from frtrain.training.batch_norm import synchronised
 from frtrain.training.dropout import place_dropout
-from frtrain.training.fully_sharded import residual_blocks
 
 WEIGHTS, GRADIENTS = "backbone weights", "backbone gradients"
 STATISTICS = "batch-norm statistics"
@@ -359,6 +358,7 @@ def _lay_out(network: nn.Module, memory_format: torch.memory_format, dtype: torc
 
 def _gathered(network: nn.Module) -> int:
     """Bytes of weights that FSDP has whole at once: what is in no block, one block, and the next one that is on its way."""
-    blocks = [sum(weight.nbytes for weight in block.parameters()) for block in residual_blocks(network)]
+    units = network.blocks() if isinstance(network, Backbone) else []
+    blocks = [sum(weight.nbytes for weight in unit.parameters()) for unit in units]
     rest = sum(weight.nbytes for weight in network.parameters()) - sum(blocks)
     return rest + 2 * max(blocks, default=0)

@@ -15,6 +15,7 @@ from typing import TypeVar
 
 import torch
 import torch.distributed as dist
+from torch._C._distributed_c10d import PrefixStore  # as torch.distributed has it, but with types
 from torch.distributed.rendezvous import rendezvous
 
 from frtrain.errors import EndedElsewhereError, FrtrainError
@@ -44,7 +45,7 @@ def process_group() -> Iterator[None]:
     try:
         store, rank, count = next(rendezvous("env://", timeout=LONGEST_WAIT))
         # torchrun keeps one store for all its attempts, where the addresses of dead processes would still be.
-        store = dist.PrefixStore(f"frtrain/attempt/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+        store = PrefixStore(f"frtrain/attempt/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
         backend = "cpu:gloo,cuda:nccl" if on_gpus else "gloo"
         dist.init_process_group(backend, store=store, rank=rank, world_size=count, timeout=LONGEST_WAIT)
     except (ValueError, RuntimeError) as error:

@@ -34,10 +34,12 @@ class Skip:
     Attributes:
         step: its number, from 1.
         culprit: the first tensor that was not finite, in words.
+        overflow: whether it is a gradient of a scaled loss, and a smaller scale may be all that it needs.
     """
 
     step: int
     culprit: str
+    overflow: bool = False
 
 
 @dataclass(frozen=True)
@@ -123,9 +125,10 @@ class Guard:
 
     def _skipped(self, verdict: _Verdict, first_bad: int, rank: int, scale: float) -> None:
         culprit = self._culprit(verdict.names, first_bad, rank)
-        self.skips.append(Skip(verdict.step, culprit))
+        overflow = scale > 1 and first_bad != THE_LOSS
+        self.skips.append(Skip(verdict.step, culprit, overflow))
         first = self.processes.rank == 0
-        if scale > 1 and first_bad != THE_LOSS and not self.began:
+        if overflow and not self.began:
             if first:
                 log.info(
                     "step %d skipped: gradients overflow at a loss scale of %g, which is halved", verdict.step, scale

@@ -42,9 +42,11 @@ class Lamb(ScaledAdam):
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Update the parameters that have a gradient."""
         for group in self.param_groups:
-            steps = [self.state[parameter]["step"] for parameter in group["params"] if "step" in self._kept(parameter)]
-            if "step" not in group and steps:  # of a checkpoint, which has what belongs to a parameter
-                group["step"] = torch.stack(steps).max().cpu()
+            if "step" not in group:  # nor in a checkpoint, which has what belongs to a parameter
+                kept = [self._kept(parameter).get("step") for parameter in group["params"]]
+                steps = [step for step in kept if step is not None]
+                if steps:
+                    group["step"] = torch.stack(steps).max().cpu()
             for parameter in group["params"]:
                 if group["unscaled_decay"] and parameter.grad is not None:
                     parameter.mul_(1 - group["lr"] * group["unscaled_decay"])

@@ -127,9 +127,12 @@ def where_it_stands(folder: RunFolder | None, attempts: Attempts) -> str:
     """The last checkpoint of a run that has failed, and how to go on from it."""
     steps = [] if folder is None else folder.steps()
     if folder is None or not steps:
-        stands, how = "No checkpoint was written yet", "begin anew"
+        stands, then, command = "No checkpoint was written yet", "begin anew", ""
     else:
-        stands, how = f"The last checkpoint is {folder.checkpoint(steps[-1])}", "go on from it"
+        stands, then = f"The last checkpoint is {folder.checkpoint(steps[-1])}", "go on from it"
+        command = f". Go on with: {how_to_go_on(folder.path)}"
     if attempts.more_to_come:
-        return f"{stands}; torchrun starts all again (restart {attempts.number + 1} of {attempts.last}), and they {how}"
-    return f"{stands}" if not steps or folder is None else f"{stands}. Go on with: {how_to_go_on(folder.path)}"
+        return (
+            f"{stands}; torchrun starts all again (restart {attempts.number + 1} of {attempts.last}), and they {then}"
+        )
+    return stands + command

@@ -27,6 +27,9 @@ log = logging.getLogger(__name__)
 
 STEP_FOLDER = "step-"
 
+NETWORK_SECONDS = 20.0
+"""After which a file of one machine is seen by all that share the file system."""
+
 _locks: set[TextIO] = set()
 """Of folders in use. Processes forked from this one close them: a loader's process that outlives it would keep others out."""
 
@@ -92,6 +95,21 @@ class RunFolder:
                 f"{self.path}: another run is writing here; wait for it or choose another run_dir"
             ) from None
         _locks.add(self._lock)
+
+    def check_seen(self) -> None:
+        """See that this is the folder that process 0, maybe of another machine, has locked.
+
+        Raises:
+            FrtrainError: it is not.
+        """
+        deadline = time.monotonic() + NETWORK_SECONDS
+        while not (self.path / ".lock").is_file():
+            if time.monotonic() > deadline:
+                raise FrtrainError(
+                    f"{self.path}: the run folder of process 0 is not seen on {platform.node()}, where each process must write "
+                    "its part of the checkpoints; choose a folder on a common file system with runs=... or run_dir=..."
+                )
+            time.sleep(0.1)
 
     def unlock(self) -> None:
         """Let others in; removes the folder if this process made it and trained nothing in it."""

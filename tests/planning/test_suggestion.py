@@ -4,8 +4,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
-import pytest
-
 from frtrain.commands.composition import group_defaults
 from frtrain.planning.job import Job
 from frtrain.planning.prediction import predict
@@ -52,7 +50,7 @@ def test_centres_are_divided_at_the_number_of_identities_where_they_no_longer_fi
 
 
 def test_a_batch_is_made_smaller_where_nothing_else_is_enough(job: Make):
-    planned = job("trainer.batch_size=256", "trainer.activation_checkpointing=true", "trainer.precision=bf16")
+    planned = job("trainer.batch_size=128", "trainer.activation_checkpointing=true", "trainer.precision=bf16")
     smaller = predict(with_batch(planned, 64)).total
     suggestion = suggestion_for(with_room(planned, smaller))
     assert suggestion.fits
@@ -60,8 +58,7 @@ def test_a_batch_is_made_smaller_where_nothing_else_is_enough(job: Make):
     assert suggestion.changes[-1].job.batch == suggestion.largest_batch
 
 
-@pytest.mark.parametrize("room", [2**20, 2**28])
-def test_what_nothing_helps_is_told(job: Make, room: int):
-    suggestion = suggestion_for(with_room(job(), room))
+def test_what_nothing_helps_is_told(job: Make):
+    suggestion = suggestion_for(with_room(job("trainer.activation_checkpointing=true"), 2**20))
     assert not suggestion.fits
     assert suggestion.largest_batch is None

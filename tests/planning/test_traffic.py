@@ -46,13 +46,12 @@ def test_gradients_are_reduced_embeddings_gathered_and_their_gradients_summed(jo
     sent = predict(job("processes=4", "identities=20000")).sent
     assert sent["gradients of the backbone"] == 2 * 3 * trainable // 4
     assert sent["embeddings"] == 3 * (BATCH // 4) * D * FLOAT
-    # Of the wrong classes and of the own class: two sums of [B, d].
-    assert sent["gradient of the embeddings"] == 2 * (2 * 3 * BATCH * D * FLOAT // 4)
+    assert sent["gradient of the embeddings"] == 2 * 3 * BATCH * D * FLOAT // 4
     assert sent["row statistics"] < 40 * BATCH * 8
 
 
 def test_no_message_grows_with_the_identities(job: Make):
-    few, many = (predict(job("processes=4", f"identities={count}")).sent for count in (20_000, 2_000_000))
+    few, many = (predict(job("processes=4", f"identities={count}")).sent for count in (20_000, 200_000))
     assert few == many
 
 

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 import torch
 
-from frtrain.errors import CheckpointError, TrainingError
+from frtrain.errors import CheckpointError, FrtrainError, TrainingError
 from frtrain.processes import ALONE
-from frtrain.training import checkpoint_thread, checkpoint_writing
+from frtrain.training import checkpoint_thread, checkpoint_writing, run_folder
 from frtrain.training.checkpoint import read_checkpoint
 from frtrain.training.checkpoint_index import Facts
 from frtrain.training.checkpoint_thread import CheckpointWriter, Written
@@ -120,6 +120,15 @@ def test_the_stall_is_published_and_told(small_run: SmallRun):
     assert [line["step"] for line in lines] == [1, 2, 3, 4, 5, 6]
     assert any(line.get("speed/checkpoint_stall_ms", 0) > 0 for line in lines[2:])
     assert folder.log.read_text().count("written: training stood still for") == 3
+
+
+def test_a_run_folder_that_a_process_does_not_see_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(run_folder, "NETWORK_SECONDS", 0.0)
+    folder = RunFolder.create("runs", "name", str(tmp_path / "run"))
+    RunFolder(folder.path).check_seen()
+    with pytest.raises(FrtrainError, match=r"elsewhere: the run folder of process 0 is not seen on "):
+        RunFolder(tmp_path / "elsewhere").check_seen()
+    folder.unlock()
 
 
 def test_run_that_fails_before_its_first_step_leaves_no_folder(tmp_path: Path):

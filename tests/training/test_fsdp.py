@@ -208,7 +208,7 @@ def test_process_0_verifies_alone_with_the_whole_weights(together: Together):
     assert outcome.error == ""
     assert "verify/accuracy" in folder.metrics.read_text()
     assert folder.report.exists()
-    embedder = load_embedder(folder.path, torch.device("cpu"))
+    embedder = load_embedder(folder.path, torch.device("cpu"), weights="ema")
     torch.testing.assert_close(embedder.embed(images(4)), outcome.embedding[0], rtol=0, atol=1e-5)
 
 

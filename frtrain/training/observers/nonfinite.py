@@ -87,7 +87,7 @@ class NonFiniteReports(Observer):
         run.optimization.skips.clear()
 
     def _report(self, run: Run, skip: Skip, together: bool) -> None:
-        if getattr(skip, "overflow", False):
+        if skip.overflow:
             return  # of a scaled loss, which is scaled less from then on: no image is to blame
         batches = [seen for seen in self._seen if seen.step == skip.step]
         images = list(

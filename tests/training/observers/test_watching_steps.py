@@ -181,3 +181,11 @@ def test_a_profile_is_left_and_training_goes_on(small_run: SmallRun):
 def test_a_run_too_short_for_a_profile_says_so(small_run: SmallRun):
     _, folder = small_run("run", "trainer.profile=true", "trainer.max_steps=3")
     assert "the run ended after 3 steps, a profile takes 9" in folder.log.read_text()
+
+
+def test_the_norm_of_all_gradients_is_that_of_its_parts(small_run: SmallRun):
+    _, folder = small_run("run", "trainer.max_steps=2")
+    for line in map(json.loads, folder.metrics.read_text().splitlines()):
+        parts = [line["train/gradient_norm_backbone"], line["train/gradient_norm_classifier"]]
+        assert min(parts) > 0
+        assert sum(norm**2 for norm in parts) ** 0.5 == pytest.approx(line["train/gradient_norm"], rel=1e-5)

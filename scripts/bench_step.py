@@ -165,6 +165,8 @@ def main() -> None:
                 print(f"{name}: {answer}", flush=True)
             else:
                 found[name].append(answer)
+                numbers = ", ".join(f"{key} {value:.1f}" for key, value in answer.items())
+                print(f"{name}: {numbers}", file=sys.stderr, flush=True)
     means = {
         name: {key: statistics.median(answer[key] for answer in answers) for key in ("ms", "mib", "first")}
         for name, answers in found.items()

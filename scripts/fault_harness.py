@@ -269,12 +269,19 @@ def resumed_step(text: str) -> int:
     return int(found[-1]) if found else 0
 
 
+def has_traceback(text: str) -> bool:
+    """Whether a run shows its insides; the traceback of torchrun itself, which follows any failure of a process, is not its fault."""
+    blocks = text.split("Traceback (most recent call last):")[1:]
+    return any("torch/distributed/run.py" not in block.partition("\n\n")[0] for block in blocks)
+
+
 def headline(run: Started) -> str:
     """The error that a run ended with, without the noise around it."""
     text = run.text()
-    if "Traceback" in text:
+    if has_traceback(text):
         return "TRACEBACK " + text.strip().splitlines()[-1][:160]
-    found = re.findall(r"^(?:rank \d+: )?(?:error|configuration):\s*(.*)", text, re.MULTILINE)
+    found = re.findall(r"(?:^|\d\d )(?:rank \d+: )?(?:error|configuration):\s*(.*)", text, re.MULTILINE)
+    found = found or re.findall(r"^[\d:]{8} (.*(?:was lost|the run hangs).*)", text, re.MULTILINE)
     return found[0] if found else f"exit status {run.process.returncode} without a word"
 
 

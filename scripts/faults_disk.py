@@ -28,6 +28,7 @@ from fault_harness import (
     Started,
     differences,
     draw_crops,
+    has_traceback,
     headline,
     last_checkpoint,
     last_step,
@@ -98,7 +99,7 @@ GOES_ON = "then ends as if nothing had been"
 
 def told(run: Started, status: int) -> bool:
     """Whether a run failed as it should: exit status 1, an error line, no traceback, nobody left over."""
-    return status == 1 and "Traceback" not in run.text() and "error:" in run.text() and not run.orphans()
+    return status == 1 and not has_traceback(run.text()) and "error:" in run.text() and not run.orphans()
 
 
 def full_disk(bench: Bench, when: str) -> Result:
@@ -140,7 +141,7 @@ def log_limit(bench: Bench) -> Result:
     run = bench.start(folder, "backbone.embedding_size=4", file_limit_kib=96, steps=steps)
     status = run.wait()
     lines = [line for line in run.text().splitlines() if "metrics.jsonl" in line]
-    good = status == 0 and len(lines) == 1 and saved_steps(folder)[-1] == steps and "Traceback" not in run.text()
+    good = status == 0 and len(lines) == 1 and saved_steps(folder)[-1] == steps and not has_traceback(run.text())
     line = re.sub(r"^[\d:]+ ", "", lines[0]) if lines else headline(run)
     happened = f"{short(line, folder)}; trained to step {saved_steps(folder)[-1]} all the same"
     return Result("no room for metrics.jsonl", "ulimit -f 96", happened, good)
@@ -148,7 +149,7 @@ def log_limit(bench: Bench) -> Result:
 
 def folder_removed(bench: Bench) -> Result:
     """Whoever removes the folder is told, and nothing that looks like a run but is none remains."""
-    folder = bench.work / "removed"
+    folder = bench.work / "vanished"
     run = bench.start(folder)
     wait_until(lambda: last_step(folder) >= 6, run)
     while folder.exists():  # the run may write into it meanwhile
@@ -157,10 +158,10 @@ def folder_removed(bench: Bench) -> Result:
             break
     status = run.wait()
     text = run.text()
-    named = [line for line in text.splitlines() if "removed" in line or "error:" in line]
+    named = [line for line in text.splitlines() if "removed" in line or "gone" in line or "error:" in line]
     line = re.sub(r"^[\d:]+ ", "", named[0]) if named else headline(run)
     whole = status == 0 and saved_steps(folder)[-1:] == [STEPS] and not leftovers(folder)
-    good = bool(named) and "Traceback" not in text and not run.orphans() and (whole or told(run, status))
+    good = bool(named) and not has_traceback(text) and not run.orphans() and (whole or told(run, status))
     end = f"; trained to the end in a new one, checkpoints {saved_steps(folder)}" if whole else ""
     return Result("output folder removed in mid-run", "rm -r", f"{short(line, folder)}{end}", good)
 
@@ -241,7 +242,7 @@ def edited(bench: Bench, override: str, accepted: bool, *flags: str) -> Result:
     key = override.partition("=")[0]
     lines = [line for line in run.text().splitlines() if key in line and "then" in line]
     line = re.sub(r"^[\d:]+ ", "", lines[0]) if lines else headline(run)
-    good = bool(lines) and (status == 0) == accepted and "Traceback" not in run.text()
+    good = bool(lines) and (status == 0) == accepted and not has_traceback(run.text())
     what = "accepted" if status == 0 else "refused"
     return Result(
         f"resumed with {' '.join([override, *flags])}", "command line", f"{what}: {short(line, folder)}", good

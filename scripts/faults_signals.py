@@ -25,6 +25,7 @@ from fault_harness import (
     Started,
     differences,
     draw_crops,
+    has_traceback,
     headline,
     injected,
     last_step,
@@ -123,7 +124,7 @@ def worker_killed(bench: Bench) -> Result:
     send(run.children(run.process.pid)[-1], signal.SIGKILL)
     status = run.wait()
     end = bench.end_of(folder)
-    good = status == 1 and "Traceback" not in run.text() and not run.orphans() and end == GOES_ON
+    good = status == 1 and not has_traceback(run.text()) and not run.orphans() and end == GOES_ON
     return Result("SIGKILL to a loader's worker", str(status), f"{short(headline(run), folder)}; {end}", good)
 
 
@@ -156,7 +157,7 @@ def clock_jumps(bench: Bench) -> Result:
     status = run.wait()
     found = differences(bench.reference(1), folder) if status == 0 else [headline(run)]
     rates = [line["speed/images_per_second"] for line in metrics(folder) if "speed/images_per_second" in line]
-    good = not found and min(rates) > 0 and "Traceback" not in run.text()
+    good = not found and min(rates) > 0 and not has_traceback(run.text())
     return Result("wall clock +1 day, then -2 days", str(status), found[0] if found else "same end", good)
 
 
@@ -177,7 +178,7 @@ def spoiled(bench: Bench, kind: str, rank: int, processes: int) -> Result:
         happened = (
             f"{named[0] if named else headline(run)}; {skipped[-1] if skipped else 0:.0f} step skipped, trains on"
         )
-    return Result(f"NaN in {kind}, {where}", str(status), happened, good and "Traceback" not in text)
+    return Result(f"NaN in {kind}, {where}", str(status), happened, good and not has_traceback(text))
 
 
 def second_run(bench: Bench) -> Result:

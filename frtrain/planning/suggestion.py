@@ -148,30 +148,25 @@ def largest_batch(job: Job) -> int | None:
         return predict(with_batch(job, rows * job.processes)).total
 
     room = job.target.memory_bytes
-    low, high = 2, max(16, job.rows[0])
-    known = {low: bytes_of(low)}
+    low, high = 2, max(3, job.rows[0])
+    known = {rows: bytes_of(rows) for rows in (low, high)}
     if known[low] > room:
         return None
-    known[high] = bytes_of(high)
-    while known[high] <= room and high < MOST_ROWS:
+    while known[high] <= room:
         slope = max(1.0, (known[high] - known[low]) / (high - low))
-        low, high = high, min(MOST_ROWS, max(high + 8, round(1.01 * (high + (room - known[high]) / slope))))
+        left = int((room - known[high]) / slope)
+        if left < max(1, high // 32) or high >= MOST_ROWS:
+            return _rounded(high) * job.processes
+        low, high = high, min(MOST_ROWS, max(high + 1, _rounded(high + left)))
         known[high] = bytes_of(high)
-    if known[high] <= room:
-        return high * job.processes
     while high - low > max(1, low // 32):
-        share = (room - known[low]) / (known[high] - known[low])
-        guess = min(max(low + 1, _rounded(int(low + share * (high - low)))), high - 1)
+        slope = (known[high] - known[low]) / (high - low)
+        left = int((room - known[low]) / slope)
+        if left < max(1, low // 32):
+            break
+        guess = min(max(low + 1, _rounded(low + left)), high - 1)
         known[guess] = bytes_of(guess)
-        if known[guess] > room:
-            high = guess
-            continue
-        if guess + max(1, guess // 32) < high:  # the line is nearly exact: close the bracket from above
-            above = guess + max(1, guess // 32)
-            known[above] = bytes_of(above)
-            low, high = (above, high) if known[above] <= room else (guess, above)
-        else:
-            low = guess
+        low, high = (guess, high) if known[guess] <= room else (low, guess)
     return _rounded(low) * job.processes
 
 

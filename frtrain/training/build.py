@@ -37,7 +37,6 @@ from frtrain.training.batch_norm import choose_sync_batch_norm, synchronised
 from frtrain.training.checkpoint_reading import StoredCheckpoint
 from frtrain.training.distributed import all_or_none, shared
 from frtrain.training.dropout import place_dropout
-from frtrain.training.fully_sharded import fully_sharded
 from frtrain.training.hardware import (
     choose_channels_last,
     choose_device,
@@ -162,6 +161,8 @@ def _build(
     backbone.to(device.value, weight_dtype(precision)).to(memory_format=memory_format)
     parts = step_parts(backbone, trainer, precision, device.value)
     if trainer.parallel == "fsdp" and processes.count > 1:
+        from frtrain.training.fully_sharded import fully_sharded
+
         for divided_network in (backbone, *([parts.average.module] if parts.average is not None else [])):
             fully_sharded(divided_network, device.value)
     classifier = CLASSIFIERS.build(

@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
 from frtrain.backbones.base import Backbone
@@ -51,11 +51,6 @@ def statistics_differ(network: nn.Module) -> bool:
     """Whether a batch norm of the network takes the statistics of its own process alone."""
     synchronised = (nn.SyncBatchNorm, SynchronisedBatchNorm)
     return any(isinstance(module, BatchNorm) and not isinstance(module, synchronised) for module in network.modules())
-
-
-def average_next_gradients(network: FSDPModule, yes: bool) -> None:
-    """Whether the next backward pass averages gradients; if not, they wait whole on each process, for one that does."""
-    network.set_requires_gradient_sync(yes)
 
 
 @torch.no_grad()

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 
 from frtrain.processes import Processes
 
@@ -39,7 +38,7 @@ class Measured:
 
 def local_part(tensor: Tensor) -> Tensor:
     """The rows that this process has of a tensor that is divided by torch (FSDP), in the same memory; others as they are."""
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+    return tensor.to_local() if hasattr(tensor, "to_local") else tensor  # a DTensor, whose import takes half a second
 
 
 @torch.no_grad()
@@ -101,7 +100,7 @@ def _norms(gradients: list[Tensor], processes: Processes) -> list[Tensor]:
     parts = [local_part(gradient) for gradient in gradients]
     on_cpu = all(part.device.type == "cpu" for part in parts)
     norms = [torch.linalg.vector_norm(part) for part in parts] if on_cpu else list(torch._foreach_norm(parts))
-    spread = [number for number, gradient in enumerate(gradients) if isinstance(gradient, DTensor)]
+    spread = [number for number, gradient in enumerate(gradients) if hasattr(gradient, "to_local")]
     if spread:
         squares = processes.sum(torch.stack([norms[number] for number in spread]).square())
         for number, square in zip(spread, squares.sqrt().unbind(), strict=True):

@@ -9,12 +9,10 @@ from typing import Any
 import torch
 from torch import nn
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compress_hook, fp16_compress_hook
-from torch.distributed.fsdp import FSDPModule
 from torch.nn.parallel import DistributedDataParallel
 
 from frtrain.config import TrainerConfig
 from frtrain.errors import ConfigError
-from frtrain.training.fully_sharded import average_next_gradients
 
 Hook = Callable[[Any, Any], torch.futures.Future[torch.Tensor]]
 
@@ -51,6 +49,11 @@ def check_parallel(trainer: TrainerConfig) -> None:
                 )
 
 
+def is_divided(network: nn.Module) -> bool:
+    """Whether it is a network of `fully_sharded`, told without importing FSDP2, which takes a second."""
+    return hasattr(network, "set_requires_gradient_sync")
+
+
 def averaging(network: nn.Module, trainer: TrainerConfig) -> nn.Module:
     """What trains `network` together with the other processes; they must all come here at the same time.
 
@@ -74,8 +77,8 @@ def accumulating(network: nn.Module, backbone: nn.Module, last: bool) -> Abstrac
         backbone: what is trained in it.
         last: whether the next backward pass completes a step.
     """
-    if isinstance(backbone, FSDPModule):
-        average_next_gradients(backbone, last)
+    if is_divided(backbone):
+        backbone.set_requires_gradient_sync(last)  # type: ignore[operator]
     elif isinstance(network, DistributedDataParallel) and not last:
         return network.no_sync()
     return nullcontext()

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 from torch import nn
-from torch.distributed.fsdp import FSDPModule
 
 from frtrain.backbones import BACKBONES
 from frtrain.classifier.base import Classifier
@@ -22,11 +21,10 @@ from frtrain.training.checkpoint import optimizer_tensors
 from frtrain.training.checkpoint_index import Facts
 from frtrain.training.checkpoint_reading import StoredCheckpoint
 from frtrain.training.checkpoint_writing import Content
-from frtrain.training.fully_sharded import whole_copy
 from frtrain.training.logbook import Logbook
 from frtrain.training.optimization import Optimization
 from frtrain.training.optimizers import place_steps
-from frtrain.training.parallel import accumulating
+from frtrain.training.parallel import accumulating, is_divided
 from frtrain.training.restoring import restore_further, restore_optimizer, restore_part
 from frtrain.training.run_folder import RunFolder
 from frtrain.training.shards import Piece, Stateful, collected, shards_of
@@ -140,7 +138,9 @@ class Run:
 
         Where FSDP has divided the weights, which makes a forward pass the work of all, it gathers them on process 0.
         """
-        if isinstance(self.evaluated, FSDPModule):
+        if is_divided(self.evaluated):
+            from frtrain.training.fully_sharded import whole_copy
+
             self.whole = whole_copy(self.evaluated, lambda: BACKBONES.build(self.config.backbone), self.processes.rank)
         try:
             yield

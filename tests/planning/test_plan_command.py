@@ -1,18 +1,22 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from frtrain.commands.application import run_verb
+from frtrain.errors import ConfigError
 from frtrain.planning.gpus import GIB, GPUS, target_of
+from frtrain.planning.job import Job
 from frtrain.training.hardware import this_machine
 
 SMALL = (
-    "backbone.widths=[16,16]",
-    "backbone.blocks=[1,1]",
-    "backbone.strides=[2,2]",
+    "backbone.widths=[16]",
+    "backbone.blocks=[1]",
+    "backbone.strides=[2]",
     "trainer.batch_size=16",
     "suggest=false",
 )
@@ -47,6 +51,11 @@ def test_identities_of_a_published_set_are_known(capsys: pytest.CaptureFixture[s
     assert facts["epoch"]["images"] == 5179510
 
 
+def test_a_name_that_is_nearly_one_is_suggested():
+    with pytest.raises(ConfigError, match="did you mean 'h100'"):
+        target_of("h10")
+
+
 def test_this_machine_is_its_gpu_or_its_memory_shared_by_the_processes():
     machine = this_machine()
     if machine.gpus:
@@ -57,26 +66,19 @@ def test_this_machine_is_its_gpu_or_its_memory_shared_by_the_processes():
     assert all(gpu.memory_bytes > 9 * GIB for gpu in GPUS.values())
 
 
-def test_a_gpu_without_bfloat16_computes_in_float32(capsys: pytest.CaptureFixture[str]):
-    precisions = {}
-    for gpu in ("v100-32g", "a100-80g"):
-        assert run_verb(["plan", *SMALL, "identities=1000", f"gpu={gpu}", "json=-"]) == 0
-        precisions[gpu] = json.loads(capsys.readouterr().out)["precision"]
-    assert precisions == {"v100-32g": "fp32", "a100-80g": "bf16"}
+def test_a_gpu_without_bfloat16_computes_in_float32(job: Callable[..., Job]):
+    choices = {gpu: job(f"gpu={gpu}", "trainer.precision=auto").precision for gpu in ("v100-32g", "a100-80g")}
+    assert choices == {"v100-32g": None, "a100-80g": torch.bfloat16}
 
 
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
         (["gpu=a100"], "gpu=a100: unknown GPU; did you mean 'a100-40g' or 'a100-80g'?"),
-        (["gpu=h10"], "gpu=h10: unknown GPU; did you mean 'h100'?"),
         (["trainer.batch_size=8", "processes=8"], "trainer.batch_size=8: is shared by 8 processes"),
         (["identities=1"], "identities=1: must be 'auto' or must be greater than or equal to 2"),
-        (["identities=30000000000000"], "identities=30000000000000: must be 'auto' or must be less than"),
-        (["processes=0"], "processes=0: must be greater than or equal to 1"),
+        (["gpu_memory_gib=-1", "processes=0"], "gpu_memory_gib=-1: must be greater than 0"),
         (["processes=8", "nodes=3"], "nodes=3: 8 processes cannot be divided"),
-        (["gpu_memory_gib=-1"], "gpu_memory_gib=-1: must be greater than 0"),
-        (["loss=arcfce"], "loss=arcfce: unknown loss; did you mean 'arcface'?"),
         (["identitys=4"], "identitys: unknown key; did you mean 'identities'?"),
         (["data=folder", "data.root=/x"], "identities=auto: how many data=folder has is not known"),
         (["trainer.parallel=fsdp", "trainer.static_graph=true"], "trainer.static_graph=true"),

@@ -86,7 +86,7 @@ def test_compressed_gradients_are_a_copy_of_half_the_size(job: Make, trainable: 
 
 
 def test_memory_grows_with_the_identities_and_with_the_batch(job: Make):
-    identities = [predict(job(f"identities={count}")).total for count in (1000, 100_000, 1_000_000)]
+    identities = [predict(job(f"identities={count}")).total for count in (1000, 100_000)]
     assert identities == sorted(set(identities))
     batches = [predict(job(f"trainer.batch_size={batch}")).total for batch in (16, 32)]
     assert batches == sorted(set(batches))
@@ -153,8 +153,9 @@ def _measured(planned: Job) -> int:
 
 def test_a_plain_head_keeps_matrices_that_no_engine_keeps(job: Make):
     plain = rehearse_plain_head(100_000, D, 64, None)
-    chunked = predict(job("identities=100000", "trainer.batch_size=64", "classifier=chunked"))
+    blocks = ("classifier=chunked", "classifier.chunk=1000", "classifier.keep_mib=0")
+    chunked = predict(job("identities=100000", "trainer.batch_size=64", *blocks))
     matrix = 64 * 100_000 * FLOAT
     assert total(plain.between) > 2 * matrix
-    assert held(chunked, "classifier, forward", "similarities and blocks") < 2 * matrix
+    assert held(chunked, "classifier, forward", "similarities and blocks") < matrix / 10
     assert plain.flops == 3 * 2 * 64 * 100_000 * D

@@ -30,17 +30,15 @@ def test_what_fits_needs_no_change_and_has_room_for_a_larger_batch(job: Make):
 
 
 def test_the_largest_batch_fits_and_a_little_more_does_not(job: Make):
-    planned = with_room(job("processes=2"), predict(job("processes=2", "trainer.batch_size=200")).total)
+    planned = with_room(job(), predict(job("trainer.batch_size=128")).total)
     largest = largest_batch(planned)
-    assert largest is not None
-    assert 180 <= largest <= 200
-    assert predict(with_batch(planned, largest)).fits
-    assert not predict(with_batch(planned, largest + 32)).fits
+    assert largest in (120, 128)
+    assert not predict(with_batch(planned, 136)).fits
 
 
 def test_centres_are_divided_at_the_number_of_identities_where_they_no_longer_fit(job: Make):
     overrides = ("processes=4", "classifier=chunked")
-    room = predict(job(*overrides, "identities=2000000")).total
+    room = predict(job(*overrides, "identities=2000000")).total  # where its centres decide
     below, above = (
         suggestion_for(with_room(job(*overrides, f"identities={count}"), room)) for count in (1_990_000, 2_100_000)
     )

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 
 import pytest
 
 from frtrain.config import TrainConfig
-from frtrain.training.process_count import warn_of_another_count
+from frtrain.training import process_count
 
 
 @pytest.mark.parametrize(
@@ -22,15 +21,15 @@ from frtrain.training.process_count import warn_of_another_count
 )
 def test_what_depends_on_the_number_of_processes_is_told_when_it_changes(
     small_config: Callable[..., TrainConfig],
-    caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
     overrides: tuple[str, ...],
     then: int,
     now: int,
     told: list[str],
 ):
-    monkeypatch.setattr(logging.getLogger("frtrain"), "propagate", True)
-    warn_of_another_count(small_config("trainer.device=cpu", *overrides), then, now)
-    assert len(caplog.messages) == len(told)
-    for message, part in zip(caplog.messages, told, strict=True):
+    messages: list[str] = []
+    monkeypatch.setattr(process_count.log, "warning", lambda text, *values: messages.append(text % values))
+    process_count.warn_of_another_count(small_config("trainer.device=cpu", *overrides), then, now)
+    assert len(messages) == len(told)
+    for message, part in zip(messages, told, strict=True):
         assert part in message

@@ -11,6 +11,9 @@ from omegaconf import OmegaConf
 from frtrain.errors import ConfigError
 from frtrain.schema import nearest
 
+RENAMED = {"scheduler.warmup_epochs": "scheduler.warmup"}
+"""Keys of earlier versions, as runs of them have left them in checkpoints and `overrides.yaml`, and what they are called now."""
+
 
 def config_folder() -> Path:
     """The absolute folder of frtrain's own configuration files.

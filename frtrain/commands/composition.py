@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from yaml import YAMLError
 
-from frtrain.config_files import config_folder
+from frtrain.config_files import RENAMED, config_folder
 from frtrain.errors import ConfigError
 from frtrain.schema import nearest
 
@@ -28,7 +28,7 @@ MOVED = {
     "data.identities": "subset.include",
     "data.min_images": "subset.min_images",
     "data.on_corrupt": "trainer.on_corrupt",
-    "scheduler.warmup_epochs": "scheduler.warmup",
+    **RENAMED,
 }
 """Keys of earlier versions or that one would look for there, and what they are called."""
 
@@ -216,7 +216,7 @@ def _known_keys(verb: str, parent: str, choices_made: list[str]) -> list[str]:
 
 
 def saved_overrides(path: Path) -> list[str]:
-    """Read a run folder's `overrides.yaml`.
+    """Read a run folder's `overrides.yaml`; keys of earlier versions become those of this one.
 
     Raises:
         ConfigError: the file is missing or not a list of strings.
@@ -227,4 +227,5 @@ def saved_overrides(path: Path) -> list[str]:
         raise ConfigError(f"{path}: cannot be read ({error}); resume needs the run folder of a training run") from None
     if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
         raise ConfigError(f"{path}: must be a list of key=value strings")
-    return [str(value) for value in values]
+    pairs = (str(value).partition("=") for value in values)
+    return [f"{RENAMED.get(key, key)}{sign}{value}" for key, sign, value in pairs]

@@ -122,9 +122,7 @@ def _cost(prediction: Prediction, images: int | None) -> Table:
     table.add_row("  classifier, a process", f"{prediction.classifier_flops / 1e12:.3g} TFLOP")
     teraflops = prediction.job.target.teraflops
     if teraflops is not None:
-        table.add_row(
-            f"  at {teraflops:g} TFLOP/s, which nothing reaches", f"{prediction.flops / teraflops / 1e9:.1f} ms"
-        )
+        table.add_row(f"  at least, with {teraflops:g} TFLOP/s", f"{prediction.flops / teraflops / 1e9:.1f} ms")
     for what, count in sorted(prediction.sent.items(), key=lambda item: -item[1]):
         table.add_row(f"  sent by a process: {what}", size(count))
     epoch = _epoch(prediction, images)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -57,7 +57,7 @@ class Suggestion:
 
 
 def suggest(job: Job, defaults: Defaults) -> Suggestion:
-    """Changes until the job fits, the cheapest first, each kept only where it helps; then the largest batch.
+    """Changes until the job fits, the cheapest first, each kept only where it helps and is needed; then the largest batch.
 
     Dividing the centres costs nothing. bfloat16 rounds, recomputation takes time, FSDP messages; a sample of the classes (Partial FC)
     is another training, a smaller batch, too, and more processes cost money.
@@ -66,57 +66,70 @@ def suggest(job: Job, defaults: Defaults) -> Suggestion:
         job: what does not fit, or does.
         defaults: of an engine that may be suggested.
     """
-    prediction = predict(job)
-    changes: list[Change] = []
-    for override, cost, changed in _remedies(job, defaults):
+    prediction, taken = predict(job), list[_Remedy]()
+    for remedy in _remedies(job, defaults):
         if prediction.fits:
             break
-        candidate = changed(changes[-1].job if changes else job)
-        better = predict(candidate)
+        better = predict(_with(job, [*taken, remedy]))
         if better.total < prediction.total * (1 - WORTH):
-            changes.append(Change(override, cost, candidate, better))
+            taken.append(remedy)
             prediction = better
-    job = changes[-1].job if changes else job
+    for remedy in reversed(taken[:-1]):  # what one took before something stronger may not be needed any more
+        rest = [other for other in taken if other is not remedy]
+        if prediction.fits and predict(_with(job, rest)).fits:
+            taken = rest
+    changes: list[Change] = []
+    for count, remedy in enumerate(taken, 1):
+        changed = _with(job, taken[:count])
+        changes.append(Change(remedy.override, remedy.cost, changed, predict(changed)))
+    if changes:
+        job, prediction = changes[-1].job, changes[-1].prediction
     largest = largest_batch(job)
     if not prediction.fits and largest is not None:
-        smaller = with_batch(job, largest)
-        changes.append(
-            Change(f"trainer.batch_size={largest}", "another training: adapt the rate", smaller, predict(smaller))
-        )
-    elif not prediction.fits:
-        more = _with_more_processes(job, defaults)
-        if more is not None:
-            changes.append(Change(f"processes={more.job.processes}", "more GPUs", more.job, more))
-            largest = largest_batch(more.job)
+        job = with_batch(job, largest)
+        changes.append(Change(f"trainer.batch_size={largest}", "another training: adapt the rate", job, predict(job)))
+    elif not prediction.fits and (more := _with_more_processes(job, defaults)) is not None:
+        changes.append(Change(f"processes={more.job.processes}", "more GPUs", more.job, more))
+        largest = largest_batch(more.job)
     return Suggestion(tuple(changes), changes[-1].prediction.fits if changes else prediction.fits, largest)
 
 
-def _remedies(job: Job, defaults: Defaults) -> Iterator[tuple[str, str, Callable[[Job], Job]]]:
+@dataclass(frozen=True)
+class _Remedy:
+    override: str
+    cost: str
+    apply: Callable[[Job], Job]
+
+
+def _with(job: Job, remedies: Sequence[_Remedy]) -> Job:
+    for remedy in remedies:
+        job = remedy.apply(job)
+    return job
+
+
+def _remedies(job: Job, defaults: Defaults) -> Iterator[_Remedy]:
+    """The cheapest first."""
     config, trainer = job.config, job.config.trainer
-    if job.processes > 1 and config.classifier["name"] in ("dense", "chunked"):
-        yield "classifier=sharded", "nothing: the same results", lambda it: with_classifier(it, "sharded", defaults)
-    elif config.classifier["name"] == "dense":
-        yield "classifier=chunked", "nothing: the same results", lambda it: with_classifier(it, "chunked", defaults)
+    same, engine = "nothing: the same results", config.classifier["name"]
+    if job.processes > 1 and engine in ("dense", "chunked"):
+        yield _Remedy("classifier=sharded", same, lambda it: with_classifier(it, "sharded", defaults))
+    elif engine == "dense":
+        yield _Remedy("classifier=chunked", same, lambda it: with_classifier(it, "chunked", defaults))
     if job.precision is None and trainer.precision != "fp64":
-        yield "trainer.precision=bf16", "rounding of the backbone", lambda it: with_trainer(it, precision="bf16")
-    if job.processes > 1 and trainer.parallel == "ddp":
-        yield (
-            "trainer.parallel=fsdp",
-            "weights travel twice a step",
-            lambda it: with_trainer(it, parallel="fsdp", static_graph=False, gradient_compression="none"),
-        )
+        half = "fp16" if job.target.native_bf16 is False else "bf16"
+        yield _Remedy(f"trainer.precision={half}", "rounding", lambda it: with_trainer(it, precision=half))
     if not trainer.activation_checkpointing:
-        yield (
+        yield _Remedy(
             "trainer.activation_checkpointing=true",
             "about a third more time",
             lambda it: with_trainer(it, activation_checkpointing=True),
         )
-    if config.classifier["name"] != "sampled":
-        yield (
-            "classifier=sampled",
-            "a softmax over a sample of the classes (Partial FC)",
-            lambda it: with_classifier(it, "sampled", defaults),
-        )
+    if job.processes > 1 and trainer.parallel == "ddp":
+        fsdp = {"parallel": "fsdp", "static_graph": False, "gradient_compression": "none"}
+        yield _Remedy("trainer.parallel=fsdp", "weights travel twice a step", lambda it: with_trainer(it, **fsdp))
+    if engine != "sampled":
+        cost = "a softmax over a sample of the classes (Partial FC)"
+        yield _Remedy("classifier=sampled", cost, lambda it: with_classifier(it, "sampled", defaults))
 
 
 def with_trainer(job: Job, **values: object) -> Job:

@@ -63,10 +63,15 @@ class LogFile(logging.FileHandler):
 
     When the disk is full it says so once on the screen instead of interrupting the run it reports on, and goes on trying;
     what it could not write it writes as soon as there is room.
+
+    Args:
+        path: of the file.
+        within: a folder that is another's to make: while it is gone nothing is written. None: there is none.
     """
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, within: Path | None = None):
         path.parent.mkdir(parents=True, exist_ok=True)
+        self._within = within
         super().__init__(path, encoding="utf-8", errors="backslashreplace")
         self.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
         self._error: BaseException | None = None
@@ -76,8 +81,8 @@ class LogFile(logging.FileHandler):
         """Write one record."""
         self._error = None
         try:
-            self._follow()
-            super().emit(record)
+            if self._follow():
+                super().emit(record)
         except OSError as error:
             self._error = error
         if self._error is not None and not self._failing:
@@ -87,16 +92,21 @@ class LogFile(logging.FileHandler):
             self._failing = False
             log.info("%s is written again", self.baseFilename)
 
-    def _follow(self) -> None:
-        """Begin a new file where the old one was removed: what is written to it would be lost."""
-        if self.stream is None or os.fstat(self.stream.fileno()).st_nlink > 0:
-            return
+    def _follow(self) -> bool:
+        """Begin a new file where the old one was removed: what is written to it would be lost. False where it has no place."""
+        if self.stream is not None and os.fstat(self.stream.fileno()).st_nlink > 0:
+            return True
+        if self._within is not None and not self._within.is_dir():
+            return False
+        if self.stream is None:
+            return True  # `FileHandler.emit` opens it
         with contextlib.suppress(OSError):
             self.stream.close()
         self.stream = None  # type: ignore[assignment] # as `FileHandler.close` leaves it
-        Path(self.baseFilename).parent.mkdir(parents=True, exist_ok=True)
+        Path(self.baseFilename).parent.mkdir(parents=self._within is None, exist_ok=True)
         self.stream = self._open()
         log.warning("%s was removed while the run is writing to it; it begins anew", self.baseFilename)
+        return True
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 (the name is logging's)
         """Called by `emit` when a line could not be written."""
@@ -117,7 +127,7 @@ def log_of_rank(folder: Path, rank: int) -> list[logging.Handler]:
         return []  # its log is the run's
     path = folder / "logs" / f"rank-{rank}.log"
     try:
-        handler = LogFile(path)
+        handler = LogFile(path, within=folder)  # which process 0 makes, and removes where nothing was trained
     except OSError as error:
         log.warning("%s: cannot be written (%s); this process has no log", path, error.strerror)
         return []

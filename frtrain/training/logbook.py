@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 log = logging.getLogger(__name__)
+
+QUIET_SECONDS = 3600.0
+"""Between two warnings of one logger, which may fail and work by turns."""
 
 
 class Logger:
@@ -72,6 +76,7 @@ class Logbook(Logger):
     def __init__(self, loggers: Sequence[Logger]):
         self.loggers = list(loggers)
         self._failing: set[Logger] = set()
+        self._quiet_until: dict[Logger, float] = {}
         self._noted: dict[str, float] = {}
 
     def note(self, values: Mapping[str, float]) -> None:
@@ -97,23 +102,30 @@ class Logbook(Logger):
 
     def flush(self) -> None:
         """See `Logger`."""
-        self._each(lambda logger: logger.flush())
+        self._each(lambda logger: logger.flush(), proof=False)
 
     def close(self) -> None:
         """See `Logger`."""
-        self._each(lambda logger: logger.close())
+        self._each(lambda logger: logger.close(), proof=False)
 
-    def _each(self, call: Callable[[Logger], None]) -> None:
+    def _each(self, call: Callable[[Logger], None], proof: bool = True) -> None:
+        """Call all of them. `proof`: whether one that succeeds has written something, and so works again."""
         for logger in self.loggers:
             try:
                 call(logger)
             except Exception as error:  # whatever a logger meets, also one that is not ours, training is worth more
-                if logger not in self._failing:
-                    self._failing.add(logger)
-                    told = str(error) if isinstance(error, FrtrainError) else f"{type(error).__name__}: {error}"
-                    log.warning("%s fails, training goes on and it is tried again: %s", type(logger).__name__, told)
-                    log.debug("the logger's traceback", exc_info=True)
+                self._tell(logger, error)
             else:
-                if logger in self._failing:
+                if proof and logger in self._failing:
                     self._failing.discard(logger)
                     log.info("%s works again", type(logger).__name__)
+
+    def _tell(self, logger: Logger, error: Exception) -> None:
+        now = time.monotonic()
+        if logger in self._failing or now < self._quiet_until.get(logger, now):
+            return
+        self._failing.add(logger)
+        self._quiet_until[logger] = now + QUIET_SECONDS
+        told = str(error) if isinstance(error, FrtrainError) else f"{type(error).__name__}: {error}"
+        log.warning("%s fails, training goes on and it is tried again: %s", type(logger).__name__, told)
+        log.debug("the logger's traceback", exc_info=error)

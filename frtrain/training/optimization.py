@@ -8,6 +8,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from frtrain.communication import COMMUNICATION
 from frtrain.processes import ALONE, Processes
 from frtrain.schema import PositiveInt
 from frtrain.training.gradients import clip, local_part, measure
@@ -191,7 +192,8 @@ class Optimization:
         if self.processes.count > 1:
             for name, gradient in gradients.items():
                 if name in self.repeated:
-                    dist.broadcast(gradient, src=0)
+                    with COMMUNICATION.measured(gradient.device):
+                        dist.broadcast(gradient, src=0)
 
 
 def skips_on_device(optimizer: torch.optim.Optimizer) -> bool:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from frtrain.config import TrainConfig
+from frtrain.config_files import RENAMED
 from frtrain.data.source import Source
 from frtrain.errors import CheckpointError
 from frtrain.processes import Processes
@@ -69,8 +70,6 @@ ADDED_LATER = {
     "optimizer.fused": "auto",
     "optimizer.classifier_lr_factor": 1.0,
     "scheduler.warmup_unit": "epochs",
-    "trainer.parallel": "ddp",
-    "trainer.static_graph": False,
     "trainer.gradient_compression": "none",
     "validation.patience": None,
     "validation.min_improvement": 0,
@@ -80,9 +79,6 @@ ADDED_LATER = {
     "trainer.ema_decay": None,
 }
 """What runs did before there was such a key: checkpoints without it can be resumed."""
-
-RENAMED = {"scheduler.warmup_epochs": "scheduler.warmup"}
-"""Keys of earlier versions, and what they are called now."""
 
 
 def checkpoint_to_resume(config: TrainConfig, folder: RunFolder) -> StoredCheckpoint | None:
@@ -106,7 +102,9 @@ def checkpoint_to_resume(config: TrainConfig, folder: RunFolder) -> StoredCheckp
     if checkpoint is None:
         return None
     _compare(checkpoint, config)
-    folder.supersede_after(int(checkpoint.state["step"]))
+    step = int(checkpoint.state["step"])
+    folder.supersede_after(step)
+    folder.point_again(step, checkpoint.state["best_step"])
     return checkpoint
 
 

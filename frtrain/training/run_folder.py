@@ -115,7 +115,11 @@ class RunFolder:
         """Let others in; removes the folder if this process made it and trained nothing in it."""
         (self.path / ".lock").unlink(missing_ok=True)
         if self.created and not self.in_use and not self.steps():
-            shutil.rmtree(self.path, ignore_errors=True)
+            doomed = self.path.with_name(f".{self.path.name}.doomed")
+            with suppress(OSError):  # at once, before another process finds half of it and writes into that
+                self.path.rename(doomed)
+            for path in (doomed, self.path):
+                shutil.rmtree(path, ignore_errors=True)
             if self.created_parent:
                 with suppress(OSError):  # other runs are in it by now
                     self.path.parent.rmdir()
@@ -201,11 +205,16 @@ class RunFolder:
             target.parent.mkdir(exist_ok=True)
             self.checkpoint(other).rename(target)
             log.info("%s is superseded: moved to %s", self.checkpoint(other).name, target.parent)
-        if step in self.steps() and not (self.checkpoints / "last").exists():
+
+    def point_again(self, step: int, best_step: int | None) -> None:
+        """Let `last` and `best` name what a resumed run goes on from: a kill may have come between a checkpoint and its links."""
+        steps = self.steps()
+        if step in steps:
             self.point("last", step)
-        best = self.checkpoints / "best"
-        if best.is_symlink() and not best.exists():  # it named one of those
-            best.unlink()
+        if best_step in steps:
+            self.point("best", best_step)
+        elif best_step is None or not (self.checkpoints / "best").exists():  # it named one that was set aside
+            (self.checkpoints / "best").unlink(missing_ok=True)
 
     def remove_leftovers(self) -> None:
         """Remove what killed processes left half-written or half-removed, in the folder and among its checkpoints."""
@@ -220,7 +229,7 @@ class RunFolder:
                 else:
                     shutil.rmtree(path, ignore_errors=True)
         for pattern in (".*.part", ".*.new", ".writable.*"):
-            for path in self.path.glob(pattern):
+            for path in self.path.rglob(pattern):  # reports and profiles are written into folders of their own
                 if path.is_file():
                     path.unlink(missing_ok=True)
 

@@ -54,6 +54,18 @@ def test_a_logger_that_fails_is_told_once_and_tried_again(caplog: pytest.LogCapt
     assert told[1] == "Refusing works again"
 
 
+def test_a_logger_that_fails_and_works_by_turns_is_told_once_and_a_flush_proves_nothing(
+    caplog: pytest.LogCaptureFixture,
+):
+    book = Logbook([Refusing(1, 2, 4, 6)])
+    with caplog.at_level(logging.INFO, logger="frtrain"):
+        for step in range(7):
+            book.scalars(step, 0.0, {})
+            book.flush()
+    told = [record.getMessage() for record in caplog.records if record.levelno >= logging.INFO]
+    assert [text.partition(",")[0] for text in told] == ["Refusing fails", "Refusing works again"]
+
+
 @pytest.fixture
 def full(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], None]:
     """Let the disk be full for a file, as /dev/full is, by a link to it in the file's place."""
@@ -147,6 +159,22 @@ def test_other_ranks_have_a_log_with_everything_and_tracebacks(tmp_path: Path):
     assert "a small thing" in text
     assert "Traceback (most recent call last)" in text
     assert "KeyError: 'lost'" in text
+
+
+def test_the_log_of_another_rank_does_not_bring_back_a_run_folder_that_process_0_has_removed(tmp_path: Path):
+    folder = tmp_path / "run"
+    (handler,) = log_of_rank(folder, 1)
+    logger = logging.getLogger("frtrain")
+    try:
+        shutil.rmtree(folder)
+        logger.warning("into the void")
+        assert not folder.exists()
+        folder.mkdir()
+        logger.warning("still here")
+    finally:
+        logger.removeHandler(handler)
+        handler.close()
+    assert "still here" in (folder / "logs" / "rank-1.log").read_text()
 
 
 def test_an_error_that_nobody_expected_leaves_its_traceback_in_the_log(

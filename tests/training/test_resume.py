@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from frtrain.commands import train as command
+from frtrain.commands.composition import saved_overrides
 from frtrain.errors import CheckpointError, FrtrainError
 from frtrain.training import checkpoint_index
 from frtrain.training.checkpoint import Checkpoint, read_checkpoint
@@ -256,6 +257,25 @@ def test_going_on_from_an_older_checkpoint_sets_the_newer_ones_aside(
     superseded = folder.checkpoints / "superseded"
     assert sorted(path.name for path in superseded.iterdir()) == ["step-00000004", "step-00000006"]
     assert_same_weights(last(folder), read_checkpoint(superseded / "step-00000006"))
+
+
+def test_links_that_a_kill_has_left_behind_name_what_the_run_goes_on_from(tmp_path: Path):
+    folder = RunFolder(tmp_path)
+    for step in (1, 2):
+        folder.checkpoint(step).mkdir(parents=True)
+        (folder.checkpoint(step) / "checkpoint.json").touch()
+        folder.point("last", 1)
+        folder.point("best", 1)
+    folder.point_again(2, best_step=2)
+    assert [(folder.checkpoints / link).resolve().name for link in ("last", "best")] == 2 * ["step-00000002"]
+    folder.point_again(1, best_step=None)
+    assert (folder.checkpoints / "last").resolve().name == "step-00000001"
+    assert not (folder.checkpoints / "best").is_symlink()
+
+
+def test_overrides_of_an_earlier_version_are_read_by_their_present_names(tmp_path: Path):
+    (tmp_path / "overrides.yaml").write_text("- scheduler.warmup_epochs=2\n- seed=3\n")
+    assert saved_overrides(tmp_path / "overrides.yaml") == ["scheduler.warmup=2", "seed=3"]
 
 
 def test_a_folder_in_use_by_another_run_is_refused(small_run: SmallRun, tmp_path: Path):

@@ -73,17 +73,22 @@ class NonFiniteReports(Observer):
 
     def after_step(self, run: Run, facts: StepFacts, stopwatch: Stopwatch) -> None:
         """Report the steps that have turned out to be skipped; the same ones on every process."""
-        skips = run.optimization.skips
-        if skips:
+        if run.optimization.skips:
             with stopwatch.paused("non-finite report"):
-                for skip in skips:
-                    self._report(run, skip, together=True)
-            skips.clear()
+                self._report_all(run, together=True)
+
+    def after_run(self, run: Run) -> None:
+        """Report the last steps, of which a GPU may not have told yet."""
+        run.state.skipped += run.optimization.settle()
+        self._report_all(run, together=True)
 
     def after_failure(self, run: Run) -> None:
         """Report the step that was one too many."""
+        self._report_all(run, together=False)
+
+    def _report_all(self, run: Run, together: bool) -> None:
         for skip in run.optimization.skips:
-            self._report(run, skip, together=False)
+            self._report(run, skip, together)
         run.optimization.skips.clear()
 
     def _report(self, run: Run, skip: Skip, together: bool) -> None:

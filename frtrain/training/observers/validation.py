@@ -58,8 +58,9 @@ class Validation(Observer):
                 with run.evaluating(), all_or_none(run.processes):
                     if run.processes.rank == 0:
                         self._verify(run)
-                for field in AGREED:
-                    setattr(run.state, field, shared(run.processes, getattr(run.state, field)))
+                found = shared(run.processes, [getattr(run.state, field) for field in AGREED])
+                for field, value in zip(AGREED, found, strict=True):
+                    setattr(run.state, field, value)
             if run.stopped_early and run.processes.rank == 0:
                 log.info("%s", self._why_it_ends(run))
 

@@ -119,6 +119,17 @@ def test_no_more_than_twenty_reports_are_written(small_run: SmallRun, before_tra
     assert len(list(folder.glob("step-0*.json"))) == 2
 
 
+def test_a_last_step_whose_verdict_comes_late_is_reported_and_counted_too(small_run: SmallRun, before_training: Any):
+    def break_the_last(run: Run, loader: Any) -> None:
+        run.optimization.guard.lag = 2  # as on a GPU, and as a fused optimizer allows
+        run.classifier.centres.register_hook(lambda gradient: gradient * (torch.nan if run.state.step == 2 else 1.0))
+
+    before_training(break_the_last)
+    _, folder = small_run("run", "trainer.max_steps=3", "optimizer.fused=true")
+    assert [report["step"] for report in reports(folder.path)] == [3]
+    assert read_checkpoint(checkpoint_of(folder.path)).state["skipped"] == 1
+
+
 VALIDATED = ("validation.fraction=0.3", "validation.pairs=24", "validation.every_epochs=0.5", "trainer.epochs=null")
 
 

@@ -28,8 +28,9 @@ from frtrain.classifier.centres import first_centres
 from frtrain.commands.composition import group_defaults
 from frtrain.files import sync_file
 from frtrain.processes import ALONE
-from frtrain.training.checkpoint import StoredCheckpoint, optimizer_tensors
+from frtrain.training.checkpoint import optimizer_tensors
 from frtrain.training.checkpoint_index import Facts
+from frtrain.training.checkpoint_reading import StoredCheckpoint
 from frtrain.training.checkpoint_thread import CheckpointWriter, Written
 from frtrain.training.checkpoint_writing import Content
 from frtrain.training.restoring import restore_part

@@ -30,7 +30,7 @@ from frtrain.planning.prediction import predict
 from frtrain.planning.suggestion import suggest
 from frtrain.schema import Positive, PositiveInt
 from frtrain.training.hardware import choose_precision
-from frtrain.training.parallel import check_parallel
+from frtrain.training.parallel import check_parallel, check_shares
 from frtrain.training.precision import check_precision
 
 EXAMPLES = """
@@ -97,11 +97,7 @@ def job_of(config: Config) -> Job:
     """
     if config.processes % config.nodes:
         raise ConfigError(f"nodes={config.nodes}: {config.processes} processes cannot be divided among them evenly")
-    if config.trainer.batch_size < 2 * config.processes:
-        raise ConfigError(
-            f"trainer.batch_size={config.trainer.batch_size}: is shared by {config.processes} processes, and batch norm needs two "
-            f"images in each; use {2 * config.processes} or more, or fewer processes"
-        )
+    check_shares(config.trainer.batch_size, config.processes)
     target = target_of(config.gpu, config.gpu_memory_gib, config.processes // config.nodes)
     return Job(config, _identities(config), config.processes, config.nodes, target)
 

@@ -13,7 +13,8 @@ from torch import nn
 from frtrain.backbones import BACKBONES
 from frtrain.data.preprocessing import Preprocessing
 from frtrain.errors import CheckpointError, ConfigError
-from frtrain.training.checkpoint import StoredCheckpoint, load_into, read_checkpoint
+from frtrain.training.checkpoint import load_into, read_checkpoint
+from frtrain.training.checkpoint_reading import StoredCheckpoint
 from frtrain.training.run_folder import checkpoint_of
 from frtrain.training.weight_average import UPDATES
 

@@ -42,8 +42,11 @@ CUDNN_WORKSPACE = 256 * MIB
 ROUNDING = 0.05
 """Share of all tensors that an allocator loses to rounding and gaps. An allowance."""
 
-CPU_PROCESS = 650 * MIB
-"""Interpreter, torch and its libraries in a training process on a CPU (docs/plan.md says how it was measured)."""
+CPU_PROCESS = 775 * MIB
+"""Interpreter, torch and its libraries in a training process on a CPU, measured (docs/plan.md)."""
+
+CPU_SCRATCH = 150 * MIB
+"""What oneDNN and the allocator hold besides, on a CPU, measured likewise; `ROUNDING` comes on top."""
 
 
 @dataclass(frozen=True)
@@ -264,7 +267,7 @@ def _allowances(job: Job, peak: int) -> Bytes:
 
 
 def _cpu_allowances(peak: int) -> Bytes:
-    return {"interpreter and libraries": CPU_PROCESS, "allocator and scratch": round(peak * ROUNDING)}
+    return {"interpreter and libraries": CPU_PROCESS, "allocator and scratch": CPU_SCRATCH + round(peak * ROUNDING)}
 
 
 def _host(job: Job, held: Bytes) -> Bytes:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 
 import torch.distributed as dist
@@ -20,13 +21,15 @@ class Board:
         prefix: of all names, the same on every process and new for every use.
         timeout_seconds: after which reading fails.
 
-    Every method raises RuntimeError where the store does not answer, and may hang where its host has stopped.
+    Every method raises RuntimeError where the store does not answer, and may hang where its host has stopped. A store that
+    has failed once is not asked again: it has gone with its host, and torch prints a page for every further question.
     """
 
     def __init__(self, store: Store, prefix: str, timeout_seconds: float):
         # A connection of its own: on a shared one, a thread that waits for an answer would keep the others waiting.
         self._store = PrefixStore(prefix, store.clone())
         self._store.set_timeout(timedelta(seconds=timeout_seconds))
+        self._failure = ""
 
     @classmethod
     def of_the_group(cls, timeout_seconds: float) -> Board:
@@ -36,9 +39,21 @@ class Board:
 
     def pin(self, name: str, note: str) -> None:
         """Leave a note, in place of an earlier one of this name."""
-        self._store.set(name, note)
+        with self._asked():
+            self._store.set(name, note)
 
     def read(self, names: Iterable[str]) -> dict[str, str]:
         """Those of the notes that are there."""
-        there = [name for name in names if self._store.check([name])]
-        return {name: self._store.get(name).decode() for name in there}
+        with self._asked():
+            there = [name for name in names if self._store.check([name])]
+            return {name: self._store.get(name).decode() for name in there}
+
+    @contextmanager
+    def _asked(self) -> Iterator[None]:
+        if self._failure:
+            raise RuntimeError(self._failure)
+        try:
+            yield
+        except RuntimeError as error:
+            self._failure = f"the store does not answer any more ({str(error).splitlines()[0]})"
+            raise

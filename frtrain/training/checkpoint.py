@@ -21,23 +21,10 @@ import torch
 
 from frtrain.errors import CheckpointError
 from frtrain.processes import ALONE
-from frtrain.training.checkpoint_index import CLASSES, INDEX, Facts, read_index
+from frtrain.training.checkpoint_index import Facts
 from frtrain.training.checkpoint_reading import StoredCheckpoint
 from frtrain.training.checkpoint_writing import Content, complete, discard, write_own_files
 from frtrain.training.shards import collected
-
-__all__ = [
-    "CLASSES",
-    "INDEX",
-    "Checkpoint",
-    "StoredCheckpoint",
-    "Tensors",
-    "load_into",
-    "optimizer_tensors",
-    "read_checkpoint",
-    "read_index",
-    "write_checkpoint",
-]
 
 Tensors = dict[str, torch.Tensor]
 

@@ -21,6 +21,7 @@ from frtrain.files import sync_folder
 from frtrain.processes import Processes
 from frtrain.training.checkpoint_index import CLASSES, INDEX, Facts, Index, StoredFile
 from frtrain.training.checkpoint_reading import covers
+from frtrain.training.restarts import how_to_go_on
 from frtrain.training.shards import Piece, Pieces, own_duty
 from frtrain.training.tensor_files import HashedFile, NotFiniteError, write_tensors
 
@@ -181,7 +182,7 @@ def _told(folder: Path, content: Content) -> Iterator[None]:
     except (OSError, SafetensorError) as error:
         raise CheckpointError(
             f"{folder}: the checkpoint could not be written ({error}); it needs {content.bytes:,} bytes, and "
-            f"{_free_bytes(folder.parent)} were free there. What was written of it is removed. {_how_to_go_on(folder)}"
+            f"{_free_bytes(folder.parent)} were free there. What was written of it is removed. {_advice(folder)}"
         ) from None
 
 
@@ -194,7 +195,7 @@ def _free_bytes(folder: Path) -> str:
         return "an unknown number"
 
 
-def _how_to_go_on(folder: Path) -> str:
+def _advice(folder: Path) -> str:
     """Advice that holds: to resume only where there is something to resume from."""
     try:
         earlier = sorted(
@@ -204,4 +205,4 @@ def _how_to_go_on(folder: Path) -> str:
         earlier = []
     if not earlier:
         return "There is no earlier checkpoint to go on from: make room, or take fewer bytes, then start the run again"
-    return f"{earlier[-1]} is intact: make room, then go on with resume={folder.parent.parent}"
+    return f"{earlier[-1]} is intact: make room, then go on with: {how_to_go_on(folder.parent.parent)}"

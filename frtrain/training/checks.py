@@ -22,7 +22,7 @@ from frtrain.training.length import RunLength
 from frtrain.training.loggers.choice import check_loggers
 from frtrain.training.observers.validation import metric_names
 from frtrain.training.optimizers import build_optimizer, check_momentum
-from frtrain.training.parallel import check_parallel
+from frtrain.training.parallel import check_parallel, check_shares
 from frtrain.training.schedule import SCHEDULERS
 from frtrain.training.starting import check_start
 from frtrain.training.step_parts import check_step
@@ -69,10 +69,6 @@ def check_components(config: TrainConfig) -> None:
 
 def _check_processes(config: TrainConfig, count: int, device: torch.device) -> None:
     trainer = config.trainer
-    if trainer.batch_size < 2 * count:
-        raise ConfigError(
-            f"trainer.batch_size={trainer.batch_size}: is shared by {count} processes, and batch norm needs two images in "
-            f"each; use {2 * count} or more, or fewer processes"
-        )
+    check_shares(trainer.batch_size, count)
     if count > 1 and device.type not in ("cpu", "cuda"):
         raise ConfigError(f"trainer.device={trainer.device}: several processes train on CPUs or CUDA devices")

@@ -27,8 +27,9 @@ def fully_sharded(network: nn.Module, device: torch.device) -> nn.Module:
 
     Nobody is talked to: the weights must be the same everywhere before. They stay in the network's own precision, autocast
     makes of them what it makes of those of DistributedDataParallel, so that both compute the same. Buffers stay whole;
-    statistics of batch norm, where each process takes its own, follow those of process 0, as they do there. torch divides contiguous parameters only, so
-    convolution weights leave the channels_last layout; images may keep it, and decide what kernels compute in.
+    statistics of batch norm, where each process takes its own, follow those of process 0, as they do there. torch divides
+    contiguous parameters only, so convolution weights leave the channels_last layout; images may keep it, and decide what
+    kernels compute in.
 
     Args:
         network: on its device; changed in place. Parameters become DTensors, their names stay.

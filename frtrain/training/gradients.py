@@ -16,6 +16,9 @@ FINITE = -1.0
 THE_LOSS = 0
 """The `first_bad` of a step whose loss is not finite; 1 + i: the i-th gradient; 1 + their number: the norm of all together."""
 
+EVERYWHERE = -1
+"""In place of a rank."""
+
 
 @dataclass(frozen=True)
 class Measured:
@@ -26,7 +29,7 @@ class Measured:
         norms: by module.
         finite: whether norm and losses are finite everywhere.
         first_bad: see `THE_LOSS`; `FINITE` where `finite`.
-        rank: of the process that has the first bad one.
+        rank: of the process that has the first bad one; `EVERYWHERE` if all have it, as what is averaged.
     """
 
     norm: Tensor
@@ -69,7 +72,9 @@ def measure(
         everyones = processes.stack(mine)
         norm = torch.linalg.vector_norm(torch.cat([everyones[0, -3:-2], everyones[:, -2]]))
         finite = torch.isfinite(everyones[:, :-1]).all() & torch.isfinite(norm)
-        first, rank = everyones[:, -1].amin(), everyones[:, -1].argmin()
+        firsts = everyones[:, -1]
+        first = firsts.amin()
+        rank = torch.where((firsts == first).all(), EVERYWHERE, firsts.argmin())
         everyones_own = everyones[:, -2]
 
     def of_module(module: str) -> Tensor:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from frtrain.classifier.base import Classifier
 from frtrain.errors import TrainingError
 from frtrain.processes import ALONE, Processes
-from frtrain.training.gradients import THE_LOSS, Measured, local_part
+from frtrain.training.gradients import EVERYWHERE, THE_LOSS, Measured, local_part
 
 log = logging.getLogger(__name__)
 
@@ -161,7 +161,7 @@ class Guard:
         if first_bad > len(names):
             return "the norm of all gradients together"
         what = "the loss" if first_bad == THE_LOSS else f"the gradient of {names[first_bad - 1]}"
-        return f"{what} on rank {rank}" if self.processes.count > 1 else what
+        return what if self.processes.count == 1 or rank == EVERYWHERE else f"{what} on rank {rank}"
 
 
 class Buffers:

@@ -159,8 +159,8 @@ class Heartbeat:
                 self.board.pin(f"sign/{self.rank}", f"{sign} {self._paused}".rstrip())
                 notes = self.board.read([ALARM, *(f"sign/{rank}" for rank in watched)])
             except RuntimeError as error:  # the loop will meet the same error, or the watch will end it
-                log.debug("the heartbeat cannot reach the others: %s", error)
-                continue
+                log.debug("the heartbeat cannot reach the others any more: %s", error)
+                return
             self._alarm = self._alarm or notes.pop(ALARM, "")
             now = time.monotonic()
             if any(" " in note for note in notes.values()):

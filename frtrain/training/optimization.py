@@ -106,11 +106,6 @@ class Optimization:
         """Steps that were found to be skipped, here or in an earlier step; whoever reads them may clear the list."""
         return self.guard.skips
 
-    @property
-    def skipped_in_a_row(self) -> int:
-        """How many of the newest steps were skipped, as far as it is known."""
-        return self.guard.in_a_row
-
     def backward(self, loss: Tensor) -> None:
         """Add the gradient of `loss / accumulate`."""
         part = loss / self.accumulate

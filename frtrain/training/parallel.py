@@ -49,6 +49,19 @@ def check_parallel(trainer: TrainerConfig) -> None:
                 )
 
 
+def check_shares(batch_size: int, count: int) -> None:
+    """See that a batch has two images for each process.
+
+    Raises:
+        ConfigError: it has not.
+    """
+    if batch_size < 2 * count:
+        raise ConfigError(
+            f"trainer.batch_size={batch_size}: is shared by {count} processes, and batch norm needs two images in each; use "
+            f"{2 * count} or more, or fewer processes"
+        )
+
+
 def is_divided(network: nn.Module) -> bool:
     """Whether it is a network of `fully_sharded`, told without importing FSDP2, which takes a second."""
     return hasattr(network, "set_requires_gradient_sync")

@@ -4,6 +4,8 @@ A process that fails says why. One that is killed, by SIGKILL or by the system f
 more than a closed connection, or on GPUs nothing at all. So each process announces where it lives, and leaves a note when it
 goes. A thread of each process looks at its peers on the same machine: one that is gone without a note was lost. The lowest rank
 that is left says so, even while its main thread waits in a collective, and torchrun's SIGTERM with it.
+
+torchrun itself may be killed, too. Nobody would then start again or end what it has started, so the run stops in order.
 """
 
 from __future__ import annotations
@@ -12,10 +14,11 @@ import json
 import logging
 import multiprocessing
 import os
+import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
@@ -23,6 +26,7 @@ from types import TracebackType
 from frtrain.errors import EndedElsewhereError
 from frtrain.processes import Processes
 from frtrain.training.board import Board
+from frtrain.training.hardware import this_machine
 
 log = logging.getLogger(__name__)
 
@@ -98,16 +102,19 @@ class Lost:
     Attributes:
         rank: of the process.
         place: where it was.
+        silent: whether it is known that it left no note; the notes may be lost with it.
     """
 
     rank: int
     place: Place
+    silent: bool = True
 
 
 class Peers:
     """Within this context the loss of another process is told by the lowest rank that is left, and ends this one.
 
-    An `EndedElsewhereError` that comes of it leaves the context as `SystemExit`: all is said.
+    An `EndedElsewhereError` that comes of it leaves the context as `SystemExit`: all is said. The loss of torchrun sends this
+    process a SIGTERM.
 
     Args:
         processes: of the run.
@@ -129,26 +136,29 @@ class Peers:
         self._places: dict[int, Place] = {}
         self._over, self._settled = threading.Event(), threading.Event()
         self._board: Board | None = None
+        self._notes_lost = False
+        self._left: set[int] = set()
+        self._launcher = os.getppid() if "TORCHELASTIC_RUN_ID" in os.environ else None
 
     def __enter__(self) -> Peers:
         if self.count > 1:
             self._board = Board.of_the_group(STORE_SECONDS)
             self._board.pin(f"place/{self.rank}", json.dumps(asdict(Place.of_this_process())))
+        if self.count > 1 or self._launcher is not None:
             threading.Thread(target=self._watch, name="peers", daemon=True).start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._board is None:
-            return
-        if isinstance(error, EndedElsewhereError | SystemExit):
+        if self._board is not None and isinstance(error, EndedElsewhereError | SystemExit):
             self._await_verdict()
         self._over.set()
-        try:
-            self._board.pin(f"left/{self.rank}", "yes")
-        except RuntimeError as unreachable:
-            log.debug("the others cannot be told that this process leaves: %s", unreachable)
+        if self._board is not None and not self._notes_lost:
+            try:
+                self._board.pin(f"left/{self.rank}", "yes")
+            except RuntimeError as unreachable:
+                log.debug("the others cannot be told that this process leaves: %s", unreachable)
         if self.lost and isinstance(error, EndedElsewhereError):
             raise SystemExit(error.exit_code) from None
 
@@ -164,49 +174,75 @@ class Peers:
         looks = 0
         while not self._over.wait(LOOK_SECONDS):
             looks += 1
-            try:
-                self._look(listen=looks % LISTEN_LOOKS == 0)
-            except RuntimeError as unreachable:  # the store is gone, and with it process 0 or the first machine
-                log.debug("nothing can be learned of the others: %s", unreachable)
+            if self._launcher is not None and os.getppid() != self._launcher:
+                self._stop_without_launcher()
+                return
+            if self._board is None:
+                continue
+            self._look(self._board, listen=looks % LISTEN_LOOKS == 0)
             if self.lost:
                 self._settled.set()
                 if not self._over.wait(UNWIND_SECONDS):
                     self._give_up()
                 return
 
-    def _look(self, listen: bool) -> None:
+    def _stop_without_launcher(self) -> None:
+        self._settled.set()  # whatever else comes of it, this is why
+        if this_machine().local_rank == 0:
+            log.error("torchrun (process %s), which started this run, was lost: the run stops", self._launcher)
+        os.kill(os.getpid(), signal.SIGTERM)  # Python's handler runs in the main thread
+
+    def _look(self, board: Board, listen: bool) -> None:
         """Find out who has gone, here or, by what is said there, on other machines; and tell it if that is for this process."""
-        assert self._board is not None
+        everyone = range(self.count)
         if len(self._places) < self.count:
-            notes = self._board.read(f"place/{rank}" for rank in range(self.count) if rank not in self._places)
-            self._places |= {int(name.partition("/")[2]): Place(**json.loads(note)) for name, note in notes.items()}
-        own = self._places.get(self.rank)
-        if own is None:
-            return
-        gone = [rank for rank, place in self._places.items() if place.machine == own.machine and place.empty]
-        if gone:
-            left = self._left()
-            lost = [Lost(rank, self._places[rank]) for rank in sorted(gone) if rank not in left]
-            if not lost:
-                self._settled.set()  # they have told by themselves what happened
+            self._places |= {
+                rank: Place(**json.loads(note)) for rank, note in self._notes(board, "place", everyone).items()
+            }
+            if len(self._places) < self.count:
                 return
-            self._board.pin("lost", json.dumps([one.rank for one in lost]))
-            self._take(lost, left)
+        machine = self._places[self.rank].machine
+        gone = [rank for rank in everyone if self._places[rank].machine == machine and self._places[rank].empty]
+        if gone:
+            self._left |= self._notes(board, "left", gone).keys()
+            lost = [rank for rank in gone if rank not in self._left]
+            if lost:
+                self._note(board, "lost", json.dumps(lost))
+                self._take(board, lost)
+            else:
+                self._settled.set()  # they have told by themselves what happened
         elif listen:
-            for note in self._board.read(["lost"]).values():
-                self._take([Lost(rank, self._places[rank]) for rank in json.loads(note)], self._left())
+            for note in self._notes(board, "lost", [0]).values():
+                self._take(board, json.loads(note))
 
-    def _take(self, lost: list[Lost], left: set[int]) -> None:
-        absent = left | {one.rank for one in lost}
-        if self.rank == min(rank for rank in range(self.count) if rank not in absent):
-            self._tell(lost)
-        self.lost = lost
+    def _take(self, board: Board, lost: list[int]) -> None:
+        self._left |= self._notes(board, "left", range(self.count)).keys()
+        found = [Lost(rank, self._places[rank], silent=not self._notes_lost) for rank in lost]
+        if self.rank == min(rank for rank in range(self.count) if rank not in self._left and rank not in lost):
+            self._tell(found)
+        self.lost = found
 
-    def _left(self) -> set[int]:
-        """Those who have said that they go."""
-        assert self._board is not None
-        notes = self._board.read(f"left/{rank}" for rank in range(self.count) if rank != self.rank)
-        return {int(name.partition("/")[2]) for name in notes}
+    def _notes(self, board: Board, kind: str, ranks: Iterable[int]) -> dict[int, str]:
+        """The notes of a kind that there are, by the rank in their name; none where the store has gone with its host."""
+        if self._notes_lost:
+            return {}
+        try:
+            notes = board.read(f"{kind}/{rank}" for rank in ranks)
+        except RuntimeError as unreachable:
+            self._lose_notes(unreachable)
+            return {}
+        return {int(name.partition("/")[2]): note for name, note in notes.items()}
+
+    def _note(self, board: Board, kind: str, note: str) -> None:
+        try:
+            board.pin(f"{kind}/0", note)
+        except RuntimeError as unreachable:
+            self._lose_notes(unreachable)
+
+    def _lose_notes(self, unreachable: RuntimeError) -> None:
+        if not self._notes_lost:
+            log.debug("notes of other processes can be read no more: %s", unreachable)
+        self._notes_lost = True
 
     def _give_up(self) -> None:
         log.debug("the main thread has not ended within %.0f s after the loss of a process", UNWIND_SECONDS)
@@ -228,6 +264,10 @@ def loss_told(lost: Sequence[Lost], count: int, what_next: str) -> str:
     """
     names = " and ".join(f"rank {one.rank} of {count} (process {one.place.pid} on {one.place.host})" for one in lost)
     was, it = ("was", "it") if len(lost) == 1 else ("were", "they")
+    if not all(one.silent for one in lost):
+        return (
+            f"{names} {was} lost, and with it the way to learn why; what {it} said is above, if it could. {what_next}"
+        )
     return (
         f"{names} {was} lost: {it} ended without a word, as a process does that is killed (SIGKILL) or that the system ends for "
         f"want of memory (`dmesg` tells). {what_next}"

@@ -16,13 +16,13 @@ from frtrain.errors import CheckpointError
 from frtrain.training import checkpoint_writing
 from frtrain.training.checkpoint import (
     Checkpoint,
-    StoredCheckpoint,
     load_into,
     optimizer_tensors,
     read_checkpoint,
     write_checkpoint,
 )
 from frtrain.training.checkpoint_index import DamagedCheckpointError, Facts, Index, StoredFile
+from frtrain.training.checkpoint_reading import StoredCheckpoint
 from frtrain.training.restoring import restore_optimizer
 from frtrain.training.run_folder import RunFolder, checkpoint_of
 

@@ -32,7 +32,8 @@ from frtrain.errors import CheckpointError, ConfigError, FrtrainError
 from frtrain.processes import Processes
 from frtrain.registry import Entry
 from frtrain.training import checkpoint_thread
-from frtrain.training.checkpoint import Checkpoint, StoredCheckpoint, read_checkpoint
+from frtrain.training.checkpoint import Checkpoint, read_checkpoint
+from frtrain.training.checkpoint_reading import StoredCheckpoint
 from frtrain.training.run_folder import RunFolder, checkpoint_of
 from frtrain.training.state import TrainingState
 

@@ -53,12 +53,17 @@ def crops(tmp_path_factory: pytest.TempPathFactory, make_crops: Callable[..., Pa
     return make_crops(tmp_path_factory.mktemp("faces") / "crops")
 
 
-def kill(launcher: subprocess.Popen[str], rank: int, folder: Path, step: int) -> int:
-    """SIGKILL the process of a rank once there is a checkpoint of a step; returns its number."""
+def wait_for_step(launcher: subprocess.Popen[str], folder: Path, step: int) -> None:
+    """Until there is a checkpoint of a step somewhere below the folder."""
     deadline = time.monotonic() + 90
     while not any(folder.glob(f"**/step-{step:08d}/checkpoint.json")) and time.monotonic() < deadline:
         assert launcher.poll() is None, launcher.communicate()[0]
         time.sleep(0.02)
+
+
+def kill(launcher: subprocess.Popen[str], rank: int, folder: Path, step: int) -> int:
+    """SIGKILL the process of a rank once there is a checkpoint of a step; returns its number."""
+    wait_for_step(launcher, folder, step)
     (pid,) = (pid for pid in children(launcher.pid) if f"RANK={rank}" in environment(pid))
     os.kill(pid, signal.SIGKILL)
     return pid
@@ -114,6 +119,19 @@ def test_a_killed_rank_is_named_with_the_way_to_go_on_or_torchrun_goes_on_as_if_
             assert torch.equal(disturbed.tensors[part][name], tensor), name
 
 
+def test_a_run_whose_torchrun_is_killed_stops_in_order(torchrun: Launcher, tmp_path: Path):
+    launcher = torchrun(f"run_dir={tmp_path / 'run'}")
+    wait_for_step(launcher, tmp_path / "run", 2)
+    launcher.kill()
+    output, _ = launcher.communicate(timeout=60)  # which the ranks have inherited: it ends when they have
+    (step,) = re.findall(r"stopped by SIGTERM: after step (\d+) of 100000, a checkpoint is written. Go on with", output)
+    assert RunFolder(tmp_path / "run").steps()[-1] == int(step)
+    assert output.count(f"torchrun (process {launcher.pid}), which started this run, was lost: the run stops") == 1
+    assert output.count("was lost") == 1
+    assert len(output.splitlines()) < 60  # torch prints a page for every question to a store that has gone
+    assert not (tmp_path / "run" / ".lock").exists()
+
+
 def test_a_killed_loader_process_is_named_wherever_the_main_thread_was(
     crops: Path, small_config_on: Callable[..., TrainConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -153,3 +171,4 @@ def test_several_lost_ranks_are_told_together():
     told = loss_told([Lost(1, place), Lost(3, place)], 4, "The last checkpoint is X.")
     assert told.startswith("rank 1 of 4 (process 7 on host) and rank 3 of 4 (process 7 on host) were lost: they ended")
     assert told.endswith("The last checkpoint is X.")
+    assert "last words, if there were any, are above" in loss_told([Lost(0, place, silent=False)], 2, "")

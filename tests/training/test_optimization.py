@@ -83,7 +83,7 @@ def test_a_step_after_a_skipped_one_works_as_if_it_had_not_been(network: Network
     optimizer.step(0)
     optimizer.backward(network(torch.randn(4, 3)))
     assert optimizer.step(1)
-    assert optimizer.skipped_in_a_row == 0
+    assert optimizer.guard.in_a_row == 0
     assert all(torch.isfinite(parameter).all() for parameter in network.parameters())
 
 

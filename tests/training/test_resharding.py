@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from frtrain.classifier.selection import Shard
 from frtrain.errors import CheckpointError
 from frtrain.processes import Processes
-from frtrain.training.checkpoint import StoredCheckpoint, optimizer_tensors, read_checkpoint
+from frtrain.training.checkpoint import optimizer_tensors, read_checkpoint
 from frtrain.training.checkpoint_index import Facts
+from frtrain.training.checkpoint_reading import StoredCheckpoint
 from frtrain.training.checkpoint_writing import Content, complete, discard, write_own_files
 from frtrain.training.restoring import restore_optimizer, restore_part
 from frtrain.training.shards import Shards, collected

@@ -13,7 +13,7 @@ from frtrain.training.time_left import TimeLeft
 
 
 class Scalars(Observer):
-    """Publishes `train/...`, `speed/...` and `memory/...` to the logbook every `every_steps` steps and at the last one.
+    """Publishes `train/...`, `speed/...` and `memory/...` to the logbook every `every_steps` steps and at `total_steps`.
 
     Values are means over the steps since the last publication (with accumulation: over each step's last batch), each over
     the steps in which it was there. What the head tells of wrong classes is computed in the steps that are published, no

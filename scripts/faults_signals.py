@@ -117,6 +117,24 @@ def stopped(bench: Bench, number: signal.Signals, victim: str) -> Result:
     return Result(f"{number.name} to {victim}", str(status), happened, good)
 
 
+def torchrun_killed(bench: Bench) -> Result:
+    """The ranks are orphans then: they must end by themselves, with a checkpoint."""
+    folder = bench.work / "torchrun_killed"
+    run = bench.start(folder, "trainer.max_steps=100000", processes=2)
+    wait_until(lambda: last_step(folder) >= 7, run)
+    run.process.kill()
+    status = run.wait()
+    began = time.monotonic()
+    left = run.orphans(90)
+    seconds, lines = time.monotonic() - began, len(run.text().splitlines())
+    for pid in left:
+        send(pid, signal.SIGKILL)
+    told = "torchrun" in run.text() and "Go on with" in run.text() and lines < 200
+    what = f"{len(left)} ranks train on" if left else f"both ranks ended after {seconds:.0f} s"
+    what += f", checkpoint {(saved_steps(folder) or [0])[-1]}, {lines} lines on the screen"
+    return Result("SIGKILL to torchrun", str(status), what, not left and told and bool(saved_steps(folder)))
+
+
 def worker_killed(bench: Bench) -> Result:
     folder = bench.work / "worker_killed"
     run = bench.start(folder, "trainer.workers=1")
@@ -220,6 +238,7 @@ def scenarios(bench: Bench) -> Iterator[tuple[str, Callable[[], Result]]]:
             yield f"{number.name} to {victim}", lambda n=number, v=victim: stopped(bench, n, v)  # type: ignore[misc]
     yield "SIGTERM to torchrun", lambda: stopped(bench, signal.SIGTERM, "torchrun")
     yield "SIGINT to torchrun", lambda: stopped(bench, signal.SIGINT, "torchrun")
+    yield "torchrun killed", lambda: torchrun_killed(bench)
     yield "worker killed", lambda: worker_killed(bench)
     yield "stalled rank", lambda: stalled(bench)
     yield "clock", lambda: clock_jumps(bench)

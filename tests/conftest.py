@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 
 os.environ["OMP_NUM_THREADS"] = "1"  # networks in tests are too small for more: threads would only spin
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+# Once, not in every process of every test.
+multiprocessing.set_forkserver_preload(["frtrain.commands.train", "torch.distributed.fsdp"])
 
 from collections.abc import Callable
 from functools import lru_cache

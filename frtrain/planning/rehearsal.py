@@ -184,11 +184,12 @@ def rehearse_classifier(
     batch, share = sum(rows), 1 if name == "chunked" else len(rows)
     size = block_size(spec["chunk"], batch, per_class, device)
     blocks = -(-classes // share) // size
-    kept_gradient = device.type == "cpu" and 4 * embedding_size * per_class * -(-classes // share) >= LARGE
+    rate = float(spec.get("rate", 1))
+    gradient_bytes = 4 * embedding_size * per_class * -(-classes // share)
+    kept_gradient = device.type == "cpu" and gradient_bytes >= LARGE and rate == 1  # of a sample it is made anew
     if blocks <= MOST_BLOCKS:
         return _classify(config, spec, classes, embedding_size, rows, device, kept_gradient)
     # Kept similarities are added by hand: all of them would have to be made first.
-    rate = float(spec.get("rate", 1))
     kept = min(int(spec["keep_mib"] * 2**20) // 4 // (batch * size * per_class), int(blocks * rate))
     few, more = (share * (batch + round(size * count / rate)) for count in (MOST_BLOCKS // 4, MOST_BLOCKS // 2))
     parts = [

@@ -266,7 +266,7 @@ def loss_told(lost: Sequence[Lost], count: int, what_next: str) -> str:
     was, it = ("was", "it") if len(lost) == 1 else ("were", "they")
     if not all(one.silent for one in lost):
         return (
-            f"{names} {was} lost, and with it the way to learn why; what {it} said is above, if it could. {what_next}"
+            f"{names} {was} lost, and the way to learn why, too; last words, if there were any, are above. {what_next}"
         )
     return (
         f"{names} {was} lost: {it} ended without a word, as a process does that is killed (SIGKILL) or that the system ends for "

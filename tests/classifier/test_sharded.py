@@ -141,7 +141,9 @@ def of_processes(request, tmp_path_factory, loss_spec):
     """What each of the processes found, by (loss, case)."""
     folder = tmp_path_factory.mktemp("shards")
     specs = {name: loss_spec(name) for name in LOSSES.names()}
-    multiprocessing.spawn(worker, (request.param, str(folder), specs), nprocs=request.param)
+    multiprocessing.start_processes(
+        worker, (request.param, str(folder), specs), nprocs=request.param, start_method="forkserver"
+    )
     return [torch.load(folder / f"{rank}.pt") for rank in range(request.param)]
 
 

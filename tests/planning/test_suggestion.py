@@ -4,6 +4,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
+import pytest
+
 from frtrain.commands.composition import group_defaults
 from frtrain.planning.job import Job
 from frtrain.planning.prediction import predict
@@ -36,7 +38,10 @@ def test_the_largest_batch_fits_and_a_little_more_does_not(job: Make):
     assert not predict(with_batch(planned, 136)).fits
 
 
-def test_centres_are_divided_at_the_number_of_identities_where_they_no_longer_fit(job: Make):
+def test_centres_are_divided_at_the_number_of_identities_where_they_no_longer_fit(
+    job: Make, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("frtrain.planning.suggestion.MOST_ROWS", 8)  # the largest batch is not asked for here
     overrides = ("processes=4", "classifier=chunked")
     room = predict(job(*overrides, "identities=2000000")).total  # where its centres decide
     below, above = (

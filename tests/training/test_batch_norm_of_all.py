@@ -112,7 +112,7 @@ def worker(rank: int, folder: str) -> None:
 @pytest.fixture(scope="module")
 def of_two(tmp_path_factory: pytest.TempPathFactory) -> list[dict[tuple[str, str, str], dict[str, Tensor]]]:
     folder = tmp_path_factory.mktemp("batch_norm")
-    multiprocessing.spawn(worker, (str(folder),), nprocs=len(ROWS))
+    multiprocessing.start_processes(worker, (str(folder),), nprocs=len(ROWS), start_method="forkserver")
     return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(len(ROWS))]
 
 

@@ -180,7 +180,7 @@ def together(
 
     def spawned(count: int, overrides: dict[str, tuple[str, ...]]) -> list[dict[str, Outcome]]:
         configs = {name: small_config_on(crops, *more, f"run_dir={folder / name}") for name, more in overrides.items()}
-        multiprocessing.spawn(worker, (count, str(folder), configs), nprocs=count)
+        multiprocessing.start_processes(worker, (count, str(folder), configs), nprocs=count, start_method="forkserver")
         return [torch.load(folder / f"{count}-{rank}.pt", weights_only=False) for rank in range(count)]
 
     of_two = spawned(2, RUNS)

@@ -113,7 +113,7 @@ def runs(
     for name, more in HOPPING.items():
         train_to(4, small_config_on(crops, *more, f"run_dir={folder / f'{name}_whole'}"))
         train_to(1, configs[name])
-    multiprocessing.spawn(worker, (str(folder), configs), nprocs=3)
+    multiprocessing.start_processes(worker, (str(folder), configs), nprocs=3, start_method="forkserver")
     for name in HOPPING:
         train_to(4, configs[name])
     left = {

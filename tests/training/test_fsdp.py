@@ -151,7 +151,7 @@ def together(
     folder = tmp_path_factory.mktemp("runs")
     crops = make_crops(tmp_path_factory.mktemp("faces") / "crops")
     configs = {name: small_config_on(crops, *more, f"run_dir={folder / name}") for name, more in RUNS.items()}
-    multiprocessing.spawn(worker, (str(folder), configs), nprocs=2)
+    multiprocessing.start_processes(worker, (str(folder), configs), nprocs=2, start_method="forkserver")
     outcomes = [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(2)]
     return Together(folder, crops, outcomes)
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
+import multiprocessing
 import os
 import signal
-import subprocess
+import socket
 import sys
 import threading
 import time
@@ -15,6 +16,7 @@ from pathlib import Path
 import pytest
 import torch.distributed as dist
 
+from frtrain.commands.application import run_verb
 from frtrain.training.board import Board
 from frtrain.training.heartbeat import Heartbeat, Standing, report
 from frtrain.training.stacks import PlaceFinder, all_stacks
@@ -163,50 +165,36 @@ def test_stacks_name_function_file_and_line():
     assert PlaceFinder(stand_still).place().text.startswith("in ")
 
 
+def train(rank: int, port: int, overrides: list[str]) -> None:
+    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    os.environ.update(address, RANK=str(rank), LOCAL_RANK=str(rank))
+    sys.exit(run_verb(overrides))
+
+
 @pytest.mark.slow
 def test_a_stopped_process_ends_the_other(
     crops_folder: Callable[..., Path], small_overrides: Callable[[Path], list[str]], tmp_path: Path
 ):
-    stopped = 0  # it keeps the store by which they talk
     overrides = [*small_overrides(crops_folder()), f"run_dir={tmp_path / 'run'}", "trainer.epochs=null"]
     overrides += ["trainer.max_steps=1000000", "trainer.hang_after_minutes=0.06", "classifier=sharded"]
-    with socket_port() as port:
-        address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, "-m", "frtrain", *overrides],
-            env={**os.environ, **address, "RANK": str(rank), "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": "2"},
-            cwd=tmp_path,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in range(2)
-    ]
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port = found.getsockname()[1]
+    context = multiprocessing.get_context("forkserver")
+    stopped, other = ranks = [context.Process(target=train, args=(rank, port, overrides)) for rank in range(2)]
+    for rank in ranks:
+        rank.start()
     try:
         metrics = tmp_path / "run" / "metrics.jsonl"
-        wait_until(lambda: any(rank.poll() for rank in ranks) or (metrics.exists() and metrics.stat().st_size), 240)
-        ranks[stopped].send_signal(signal.SIGSTOP)
-        output, _ = ranks[1 - stopped].communicate(timeout=90)
+        wait_until(lambda: not other.is_alive() or (metrics.exists() and metrics.stat().st_size), 240)
+        os.kill(stopped.pid, signal.SIGSTOP)  # it also keeps the store by which they talk
+        other.join(timeout=90)
     finally:
-        for process in ranks:
-            process.kill()
-            process.wait()
-    assert ranks[1 - stopped].returncode == 1
-    assert f"rank {stopped} does not go on, the others wait" in output
-    assert f"rank {stopped}: does not answer" in output
-    log = tmp_path / "run" / "logs" / "rank-1.log"
-    assert "thread MainThread:" in log.read_text()
-
-
-def socket_port():
-    import contextlib
-    import socket
-
-    @contextlib.contextmanager
-    def free() -> Iterator[int]:
-        with socket.socket() as found:
-            found.bind(("127.0.0.1", 0))
-            yield found.getsockname()[1]
-
-    return free()
+        for rank in ranks:
+            rank.kill()
+            rank.join()
+    assert other.exitcode == 1
+    log = (tmp_path / "run" / "logs" / "rank-1.log").read_text()
+    assert "rank 0 does not go on, the others wait" in log
+    assert "rank 0: does not answer" in log
+    assert "thread MainThread:" in log

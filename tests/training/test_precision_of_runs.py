@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -131,8 +132,11 @@ def test_a_machine_without_a_compiler_is_told_before_training(
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.slow
-def test_a_compiled_run_has_the_weights_of_an_eager_one_under_the_same_names(small_run: SmallRun):
+def test_a_compiled_run_has_the_weights_of_an_eager_one_under_the_same_names(
+    small_run: SmallRun, monkeypatch: pytest.MonkeyPatch
+):
+    """Traced as for every backend; a minute of C++ would tell of torch alone."""
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
     settings = ("trainer.max_steps=2", "trainer.ema_decay=0.9", "trainer.accumulate=2")
     _, eager = small_run("eager", *settings)
     _, compiled = small_run("compiled", *settings, "trainer.compile=true")

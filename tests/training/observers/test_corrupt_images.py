@@ -116,6 +116,6 @@ def collecting(rank: int, folder: str) -> None:
 
 @pytest.mark.slow
 def test_process_0_lists_what_all_processes_have_met(tmp_path: Path):
-    multiprocessing.spawn(collecting, (str(tmp_path),), nprocs=2)
+    multiprocessing.start_processes(collecting, (str(tmp_path),), nprocs=2, start_method="forkserver")
     assert json.loads((tmp_path / "0.json").read_text()) == [0, 3, 4]
     assert (tmp_path / "corrupt_images.txt").read_text() == f"a\n{'b' * 500}\n\\udcff\nc\n"

@@ -6,9 +6,9 @@
 
 Every run is a process of its own, started as a user starts it: decoding, augmentation, backbone, classifier, backward pass,
 clipping and update, with the speed that its metrics.jsonl tells. The steps of `--warmup` do not count (start-up, compilation), of
-the others the median of five at a time. The cases take turns for `--rounds` rounds, every second one backwards, and each
-round begins and ends with the reference; a ratio is to the mean of these two. Its spread is the least and the largest of the rounds.
-No round begins that would end after `--minutes`.
+the others the median of five at a time. The cases take turns for `--rounds` rounds, every second one backwards, with a run of the
+reference before and after each; a ratio is to the mean of these two. Its spread is the least and the largest of the rounds. No
+round begins that would end after `--minutes`.
 
 `--gpu` prints what one GPU, and all of the machine, do with `--classes` identities. The share of the peak is 6 × the
 multiply-accumulates of the backbone (`frtrain.backbones.cost`: 2 operations each, forward once and backward twice) × images per
@@ -132,7 +132,7 @@ def run(case: Case, common: Sequence[str], warmup: int, steps: int) -> Measured:
 def in_rounds(
     cases: Sequence[Case], common: Sequence[str], warmup: int, steps: int, rounds: int, minutes: float
 ) -> dict[str, Rounds]:
-    """All cases in turn, between two runs of the reference."""
+    """All cases in turn, each between two runs of the reference."""
     found = {case.name: Rounds() for case in (REFERENCE, *cases)}
     began = time.monotonic()
 
@@ -145,10 +145,10 @@ def in_rounds(
     for number in range(rounds):
         round_began = time.monotonic()
         before = measured(REFERENCE)
-        speeds = {case.name: measured(case) for case in (cases if number % 2 == 0 else cases[::-1])}
-        reference = statistics.mean((before, measured(REFERENCE)))
-        for name, speed in speeds.items():
-            found[name].ratios.append(speed / reference)
+        for case in cases if number % 2 == 0 else cases[::-1]:
+            speed, after = measured(case), measured(REFERENCE)
+            found[case.name].ratios.append(speed / statistics.mean((before, after)))
+            before = after
         now = time.monotonic()
         if now - began + (now - round_began) > minutes * 60:
             break
@@ -272,7 +272,7 @@ def main() -> None:
     parser.add_argument("--backbone", help="iresnet_tiny; with --gpu: iresnet50")
     parser.add_argument("--batch", type=int, help="images of a step: 64; with --gpu, of each GPU: 128")
     parser.add_argument("--warmup", type=int, default=5, help="first steps, which do not count; a multiple of 5")
-    parser.add_argument("--steps", type=int, help="steps that count: 20; with --gpu: 100")
+    parser.add_argument("--steps", type=int, help="steps that count: 15; with --gpu: 100")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--minutes", type=float, default=7.5, help="no round begins that would end later (not --gpu)")
     parser.add_argument("--crops", type=int, default=320, help="JPEG files that are made where no data are given")
@@ -283,7 +283,7 @@ def main() -> None:
     arguments = parser.parse_intermixed_args()
     arguments.backbone = arguments.backbone or ("iresnet50" if arguments.gpu else "iresnet_tiny")
     arguments.batch = arguments.batch or (128 if arguments.gpu else 64)
-    arguments.steps = arguments.steps or (100 if arguments.gpu else 20)
+    arguments.steps = arguments.steps or (100 if arguments.gpu else 15)
     if arguments.warmup % PUBLISHED_EVERY or arguments.steps < PUBLISHED_EVERY:
         parser.error(f"--warmup must be a multiple of {PUBLISHED_EVERY}, and --steps at least that")
     with tempfile.TemporaryDirectory(prefix="frtrain-bench-") as folder:

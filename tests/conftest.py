@@ -7,8 +7,6 @@ import os
 
 os.environ["OMP_NUM_THREADS"] = "1"  # networks in tests are too small for more: threads would only spin
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
-# Once, not in every process of every test.
-multiprocessing.set_forkserver_preload(["frtrain.commands.train", "torch.distributed.fsdp"])
 
 from collections.abc import Callable
 from functools import lru_cache
@@ -22,6 +20,9 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 CONFIGS = Path(__file__).parents[1] / "configs"
+
+# Imported once, not in every process of every test that has several.
+multiprocessing.set_forkserver_preload(["frtrain.commands.train", "torch.distributed.fsdp"])
 
 
 @pytest.fixture(scope="session")

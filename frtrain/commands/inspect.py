@@ -96,9 +96,9 @@ class Config(Section):
             read=self.read,
             near=self.near,
             workers=self.workers,
-            page=_of_this_job(self.page),
-            json=self.json_file if self.json_file == STANDARD_OUTPUT else _of_this_job(self.json_file),
-            sheet=_of_this_job(self.sheet),
+            page=of_this_job(self.page),
+            json=self.json_file if self.json_file == STANDARD_OUTPUT else of_this_job(self.json_file),
+            sheet=of_this_job(self.sheet),
             sheet_of=self.sheet_of,
         )
 
@@ -134,7 +134,7 @@ def run(config: Config) -> int:
         scene = Scene(config.classes, tuple(config.angles), norms, config.steps)
         option = HydraConfig.get().runtime.choices.get("loss") if HydraConfig.initialized() else None
         chosen = chosen_losses(config.loss, option, config.compare)
-        path = draw(chosen, scene, _of_this_job(config.picture), config.dots_per_inch)
+        path = draw(chosen, scene, of_this_job(config.picture), config.dots_per_inch)
         console.print(f"picture: [cyan]{escape(str(path))}[/]")
     elif config.what == "backbones":
         _print_backbones(console)
@@ -152,7 +152,7 @@ def _refuse(config: Config, what: str, *keys: str) -> None:
             raise ConfigError(f"{key}{shown}: has no meaning for {what}; leave it out")
 
 
-def _of_this_job(path: str | None) -> str | None:
+def of_this_job(path: str | None) -> str | None:
     """In a sweep the jobs must not overwrite each other's files: `x.png` becomes `x-0.png`, `x-1.png` and so on."""
     if path is None or not HydraConfig.initialized() or HydraConfig.get().mode != RunMode.MULTIRUN:
         return path

@@ -11,11 +11,13 @@ from typing import Annotated, Literal
 from annotated_types import Interval
 from pydantic import Field
 from rich.console import Console
+from rich.markup import escape
 
 from frtrain.auxiliary import AUXILIARIES
 from frtrain.backbones import BACKBONES
 from frtrain.classifier import CLASSIFIERS
 from frtrain.commands.composition import group_defaults
+from frtrain.commands.inspect import of_this_job
 from frtrain.config import TrainConfig
 from frtrain.data import SOURCES
 from frtrain.data.known import known_of
@@ -27,7 +29,7 @@ from frtrain.planning.gpus import target_of
 from frtrain.planning.job import Job
 from frtrain.planning.page import document, tables
 from frtrain.planning.prediction import predict
-from frtrain.planning.suggestion import suggest
+from frtrain.planning.suggestion import MOST_PROCESSES, suggest
 from frtrain.schema import Positive, PositiveInt
 from frtrain.training.hardware import choose_precision
 from frtrain.training.parallel import check_parallel, check_shares
@@ -43,7 +45,7 @@ python -m frtrain plan -m gpu=a100-40g,a100-80g,h100 identities=600000 processes
 
 STANDARD_OUTPUT = "-"
 MOST_IDENTITIES = 2 * 10**9
-MOST_PROCESSES = 65536
+MOST_BATCH = 10**8
 
 
 class Config(TrainConfig):
@@ -92,12 +94,16 @@ def job_of(config: Config) -> Job:
     """What is planned.
 
     Raises:
-        ConfigError: an unknown GPU, a batch too small for the processes, more machines than processes, or a number of identities
+        ConfigError: an unknown GPU, a batch too small for the processes or absurdly large, more machines than processes, or a number of identities
             that nobody knows.
     """
     if config.processes % config.nodes:
         raise ConfigError(f"nodes={config.nodes}: {config.processes} processes cannot be divided among them evenly")
     check_shares(config.trainer.batch_size, config.processes)
+    if config.trainer.batch_size > MOST_BATCH:
+        raise ConfigError(
+            f"trainer.batch_size={config.trainer.batch_size}: nobody trains with more than {MOST_BATCH:,} images"
+        )
     target = target_of(config.gpu, config.gpu_memory_gib, config.processes // config.nodes)
     return Job(config, _identities(config), config.processes, config.nodes, target)
 
@@ -139,7 +145,8 @@ def run(config: Config) -> int:
     console = Console(highlight=False, emoji=False)
     for part in tables(prediction, suggestion, _images(config)):
         console.print(part)
-    if config.json_file is not None:
-        write_atomically(Path(config.json_file), text)
-        console.print(f"written: {config.json_file}")
+    path = of_this_job(config.json_file)
+    if path is not None:
+        write_atomically(Path(path), text)
+        console.print(f"written: {escape(path)}")
     return 0 if prediction.fits else 1

@@ -95,7 +95,9 @@ def load_embedder(path: str | Path, device: torch.device, weights: Weights = "mo
             raise ConfigError(f"color_order={preprocessing.color_order}: only RGB is known")
     except (ConfigError, KeyError, TypeError) as error:
         raise CheckpointError(f"{checkpoint.path}: its model cannot be rebuilt ({error})") from None
-    tensors = {name: tensor for name, tensor in checkpoint.tensors[part].items() if weights == "model" or name != UPDATES}
+    tensors = {
+        name: tensor for name, tensor in checkpoint.tensors[part].items() if weights == "model" or name != UPDATES
+    }
     load_into(backbone, tensors, "backbone", checkpoint.path)
     loss, backbone_name = checkpoint.config["loss"]["name"], checkpoint.config["backbone"]["name"]
     description = (

@@ -107,6 +107,9 @@ def _memory(prediction: Prediction) -> Table:
         table.add_row("in main memory, of a process")
         for label, count in prediction.host.items():
             table.add_row(f"  {label}", size(count), "")
+        here = prediction.job.processes // prediction.job.nodes
+        if here > 1:
+            table.add_row(f"  both, of the {here} processes of a machine", size(here * total(prediction.host)), "")
     return table
 
 
@@ -129,7 +132,7 @@ def _cost(prediction: Prediction, images: int | None) -> Table:
     if epoch is not None:
         table.add_row(f"an epoch of {images:,} images", f"{epoch['steps']:,} steps")
         if epoch["least_hours"] is not None:
-            table.add_row("  at least", f"{epoch['least_hours']:.2g} hours")
+            table.add_row("  at least", duration(epoch["least_hours"]))
         if epoch["sent_bytes"]:
             table.add_row("  sent by a process", size(epoch["sent_bytes"]))
     return table
@@ -174,8 +177,17 @@ def _suggestion(prediction: Prediction, suggestion: Suggestion) -> Iterator[Rend
 
 def size(count: int) -> str:
     """Bytes for people."""
+    if count >= 1024 * GIB:
+        return f"{count / GIB / 1024:.1f} TiB"
     if count >= GIB:
         return f"{count / GIB:.2f} GiB"
     if count >= 2**20:
         return f"{count / 2**20:.1f} MiB"
     return f"{count / 2**10:.1f} KiB"
+
+
+def duration(hours: float) -> str:
+    """Hours for people."""
+    if hours >= 1:
+        return f"{hours:.1f} hours"
+    return f"{hours * 60:.1f} minutes" if hours >= 1 / 60 else f"{hours * 3600:.1f} s"

@@ -123,8 +123,7 @@ def predict(job: Job, classifier: Part | None = None) -> Prediction:
     """
     accumulate = job.config.trainer.accumulate
     backbone = _backbone(job)
-    embedding_size = int(job.config.backbone["embedding_size"])
-    classifier = classifier or _classifier(job, embedding_size)
+    classifier = classifier or _classifier(job, backbone.embedding_size)
     state, working = _optimizer(job, backbone, classifier)
     resident = together(
         backbone.resident, {STATISTICS: backbone.resident.get(STATISTICS, 0)}, classifier.resident, state

@@ -58,6 +58,7 @@ class Part:
         sent: bytes that a process sends in both, by what they are.
         name: of what was chosen, where there was a choice.
         gathered: bytes of weights that FSDP has whole at once.
+        embedding_size: of a backbone.
     """
 
     resident: Bytes
@@ -70,6 +71,7 @@ class Part:
     sent: Bytes
     name: str = ""
     gathered: int = 0
+    embedding_size: int = 0
 
 
 class HeldMemory(GradientMemory):
@@ -120,7 +122,8 @@ def rehearse_backbone(
     """
     processes = ImaginedProcesses.of(rows, "batch-norm statistics")
     with FakeTensorMode(), Ledger() as ledger:
-        network = cast(nn.Module, BACKBONES.build(config.backbone))
+        backbone = BACKBONES.build(config.backbone)
+        embedding_size, network = backbone.embedding_size, cast(nn.Module, backbone)
         place_dropout(network, config.seed, torch.device("cpu"))
         if synchronise:
             network = synchronised(network, processes, torch.device("cpu"))
@@ -166,6 +169,7 @@ def rehearse_backbone(
         flops=ledger.flops,
         sent=processes.traffic.sent,
         gathered=gathered,
+        embedding_size=embedding_size,
     )
 
 
@@ -243,18 +247,18 @@ def _classify(
             processes=processes,
         )
         _widen(classifier, classes, embedding_size, processes)
-        if dtype_of(config) == torch.float64:
-            classifier.to(dtype_of(config))
         if config.auxiliary is not None:
             classifier.auxiliary = AUXILIARIES.build(config.auxiliary)
             classifier.auxiliary.set_up(classes, embedding_size)
+        _lay_out(classifier, torch.contiguous_format, dtype_of(config))
         memory = HeldMemory(ledger, kept_gradient)
         if isinstance(classifier, BlockwiseClassifier):
             per_class = classifier.head.centres_per_class
             classifier.chunk = block_size(classifier.chunk, sum(rows), per_class, device)
             classifier._memory = memory
         ledger.enter(CENTRES, [*classifier.parameters(), *classifier.buffers()])
-        for parameter in classifier.parameters():
+        trainable = {name: weight for name, weight in classifier.named_parameters() if weight.requires_grad}
+        for parameter in trainable.values():
             parameter.register_post_accumulate_grad_hook(
                 lambda weight: ledger.enter(CENTRE_GRADIENTS, [cast(Tensor, weight.grad)])
             )
@@ -262,7 +266,7 @@ def _classify(
         labels = torch.zeros(rows[0], dtype=torch.int64)
         ledger.enter(ACTIVATIONS, [embedding, labels])
         if config.trainer.accumulate > 1:
-            for parameter in classifier.parameters():
+            for parameter in trainable.values():
                 parameter.grad = torch.zeros_like(parameter)
                 ledger.enter(CENTRE_GRADIENTS, [parameter.grad])
         if isinstance(classifier, BlockwiseClassifier):
@@ -278,7 +282,7 @@ def _classify(
             del loss, facts
             embedding.grad = None
         after = ledger.live
-        shapes = {name: tuple(weight.shape) for name, weight in classifier.named_parameters()}
+        shapes = {name: tuple(weight.shape) for name, weight in trainable.items()}
         apart = {**resident, ACTIVATIONS: after[ACTIVATIONS]}
     return Part(
         resident=resident,

@@ -17,6 +17,8 @@ WORTH = 0.02
 MOST_ROWS = 2**14
 """Images of a process beyond which no larger batch is looked for."""
 
+MOST_PROCESSES = 4096
+
 MOST_DOUBLINGS = 6
 """Of the processes, beyond which no more are suggested."""
 
@@ -197,9 +199,10 @@ def _with_more_processes(job: Job, defaults: Defaults) -> Prediction | None:
             more = with_classifier(more, "sharded", defaults)
         return predict(more)
 
-    if not doubled(MOST_DOUBLINGS).fits:
+    most = min(MOST_DOUBLINGS, (MOST_PROCESSES // job.processes).bit_length() - 1)
+    if most < 1 or not doubled(most).fits:
         return None
-    return next(found for times in range(1, MOST_DOUBLINGS + 1) if (found := doubled(times)).fits)
+    return next(found for times in range(1, most + 1) if (found := doubled(times)).fits)
 
 
 def precision_name(job: Job) -> str:

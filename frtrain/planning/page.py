@@ -44,6 +44,7 @@ def document(prediction: Prediction, suggestion: Suggestion | None, images: int 
         "sent_bytes_per_step": dict(prediction.sent),
         "flops_per_step": {"backbone": prediction.backbone_flops, "classifier": prediction.classifier_flops},
         "epoch": _epoch(prediction, images),
+        "left_out": prediction.left_out,
     }
     if suggestion is not None:
         facts["suggestion"] = {
@@ -63,6 +64,8 @@ def tables(prediction: Prediction, suggestion: Suggestion | None, images: int | 
     yield _timeline(prediction)
     yield _memory(prediction)
     yield _cost(prediction, images)
+    if prediction.left_out:
+        yield f"[yellow]not counted[/]: {escape(prediction.left_out)}"
     yield _verdict(prediction)
     if suggestion is not None:
         yield from _suggestion(prediction, suggestion)

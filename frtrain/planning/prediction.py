@@ -79,6 +79,7 @@ class Prediction:
         host: bytes in main memory of the process, where it computes on a GPU.
         sent: bytes that a process sends in a step, by what they are.
         backbone_flops, classifier_flops: of a process in a step.
+        left_out: what is not counted; empty where nothing is.
     """
 
     job: Job
@@ -89,6 +90,7 @@ class Prediction:
     sent: Bytes
     backbone_flops: int
     classifier_flops: int
+    left_out: str = ""
 
     @property
     def peak(self) -> Moment:
@@ -132,7 +134,7 @@ def predict(job: Job, classifier: Part | None = None) -> Prediction:
         resident = together(resident, {AVERAGE: backbone.resident[WEIGHTS]})
     backward = backbone.backward
     if job.config.trainer.gradient_compression != "none" and job.processes > 1:
-        backward = together(backward, {COMPRESSED: _weight_bytes(backbone) // 2})
+        backward = together(backward, {COMPRESSED: _weight_bytes(job, backbone) // 2})
     moments: tuple[Moment, ...] = (
         Moment("backbone, forward", together(resident, backbone.forward)),
         Moment("classifier, forward", together(resident, backbone.between, classifier.forward)),
@@ -154,6 +156,7 @@ def predict(job: Job, classifier: Part | None = None) -> Prediction:
         sent=_sent(job, backbone, classifier),
         backbone_flops=backbone.flops * accumulate,
         classifier_flops=classifier.flops * accumulate,
+        left_out=classifier.left_out,
     )
 
 
@@ -280,15 +283,15 @@ def _host(job: Job, held: Bytes) -> Bytes:
     return host
 
 
-def _weight_bytes(backbone: Part) -> int:
-    return sum(4 * math.prod(shape) for shape in backbone.shapes.values())
+def _weight_bytes(job: Job, part: Part) -> int:
+    return rehearsal.dtype_of(job.config).itemsize * sum(math.prod(shape) for shape in part.shapes.values())
 
 
 def _sent(job: Job, backbone: Part, classifier: Part) -> Bytes:
     """Bytes that a process sends in a step."""
     if job.processes == 1:
         return {}
-    trainer, weights = job.config.trainer, _weight_bytes(backbone)
+    trainer, weights = job.config.trainer, _weight_bytes(job, backbone)
     traffic = Traffic(job.processes)
     passes = trainer.accumulate
     statistics = backbone.sent
@@ -307,6 +310,5 @@ def _sent(job: Job, backbone: Part, classifier: Part) -> Bytes:
         if not job.sync_batch_norm:
             traffic.sent["batch-norm statistics"] = backbone.resident.get(STATISTICS, 0) * passes
     if classifier.name in ("dense", "chunked"):
-        centres = sum(4 * math.prod(shape) for shape in classifier.shapes.values())
-        traffic.sent["gradients of the centres, which all have"] = centres
+        traffic.sent["gradients of the centres, which all have"] = _weight_bytes(job, classifier)
     return traffic.sent

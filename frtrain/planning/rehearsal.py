@@ -13,7 +13,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
 
 from frtrain.auxiliary import AUXILIARIES
 from frtrain.backbones import BACKBONES
@@ -59,6 +59,7 @@ class Part:
         name: of what was chosen, where there was a choice.
         gathered: bytes of weights that FSDP has whole at once.
         embedding_size: of a backbone.
+        left_out: what could not be rehearsed.
     """
 
     resident: Bytes
@@ -72,6 +73,7 @@ class Part:
     name: str = ""
     gathered: int = 0
     embedding_size: int = 0
+    left_out: str = ""
 
 
 class HeldMemory(GradientMemory):
@@ -176,7 +178,30 @@ def rehearse_backbone(
 def rehearse_classifier(
     config: TrainConfig, classes: int, embedding_size: int, rows: tuple[int, ...], device: torch.device
 ) -> Part:
-    """Forward and backward pass of loss and classifier over the batch of all processes."""
+    """Forward and backward pass of loss and classifier over the batch of all processes.
+
+    An auxiliary loss whose tensors have sizes that depend on the labels, as those of pairs and triplets, is left out.
+    """
+    try:
+        return _rehearse_classifier(config, classes, embedding_size, rows, device)
+    except Exception as error:
+        if config.auxiliary is None or not _of_unknown_size(error):
+            raise
+    alone = config.model_copy(update={"auxiliary": None})
+    part = _rehearse_classifier(alone, classes, embedding_size, rows, device)
+    return replace(
+        part, left_out=f"auxiliary={config.auxiliary['name']}, whose tensors depend on the labels of a batch"
+    )
+
+
+def _of_unknown_size(error: BaseException | None) -> bool:
+    unknown = (DynamicOutputShapeException, DataDependentOutputException)
+    return error is not None and (isinstance(error, unknown) or _of_unknown_size(error.__cause__ or error.__context__))
+
+
+def _rehearse_classifier(
+    config: TrainConfig, classes: int, embedding_size: int, rows: tuple[int, ...], device: torch.device
+) -> Part:
     spec = dict(config.classifier)
     name = _chosen(spec, config, classes, rows)
     spec = {
@@ -189,12 +214,13 @@ def rehearse_classifier(
     size = block_size(spec["chunk"], batch, per_class, device)
     blocks = -(-classes // share) // size
     rate = float(spec.get("rate", 1))
-    gradient_bytes = 4 * embedding_size * per_class * -(-classes // share)
+    width = dtype_of(config).itemsize
+    gradient_bytes = width * embedding_size * per_class * -(-classes // share)
     kept_gradient = device.type == "cpu" and gradient_bytes >= LARGE and rate == 1  # of a sample it is made anew
     if blocks <= MOST_BLOCKS:
         return _classify(config, spec, classes, embedding_size, rows, device, kept_gradient)
     # Kept similarities are added by hand: all of them would have to be made first.
-    kept = min(int(spec["keep_mib"] * 2**20) // 4 // (batch * size * per_class), int(blocks * rate))
+    kept = min(int(spec["keep_mib"] * 2**20) // width // (batch * size * per_class), int(blocks * rate))
     few, more = (share * (batch + round(size * count / rate)) for count in (MOST_BLOCKS // 4, MOST_BLOCKS // 2))
     parts = [
         _classify(config, {**spec, "keep_mib": 0.0}, count, embedding_size, rows, device, kept_gradient)
@@ -202,7 +228,7 @@ def rehearse_classifier(
     ]
     part = _extrapolated(parts[0], parts[1], few, more, classes)
     numbers = kept * batch * size * per_class
-    similarities = {CLASSIFYING: 4 * numbers}
+    similarities = {CLASSIFYING: width * numbers}
     return replace(
         part,
         forward=together(part.forward, similarities),

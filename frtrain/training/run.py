@@ -202,6 +202,6 @@ class Run:
             restore_optimizer(checkpoint, optimizer, parameters, shards_of(self.classifier), anyway)
             place_steps(optimizer)
         restore_further(checkpoint, pieces, self.further)
-        self.state = TrainingState(**checkpoint.state)
+        self.state = TrainingState.of(checkpoint.state, checkpoint.path)
         self.optimization.remember_buffers()
         self.optimization.guard.began = self.state.step > self.state.skipped

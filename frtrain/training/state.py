@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
 from typing import Any
+
+from frtrain.errors import CheckpointError
 
 
 @dataclass
@@ -27,6 +31,21 @@ class TrainingState:
     best_step: int | None = None
     validations_without_improvement: int = 0
     improved_metric: float | None = None
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any], path: Path) -> TrainingState:
+        """Of the checkpoint at `path`; what it does not have yet begins as in a new run.
+
+        Raises:
+            CheckpointError: it has something that this version does not know.
+        """
+        unknown = values.keys() - {field.name for field in fields(cls)}
+        if unknown:
+            raise CheckpointError(
+                f"{path}: has the state {', '.join(sorted(unknown))}, which this version of frtrain does not know: it was "
+                "written by a newer one. Go on with that one"
+            )
+        return cls(**values)
 
     def advance(self, applied: bool) -> None:
         """Count one optimizer step."""

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from frtrain.backbones import BACKBONES
+from frtrain.commands.composition import group_defaults
 from frtrain.planning.job import Job
 from frtrain.planning.ledger import total
 from frtrain.planning.plain_head import rehearse_plain_head
@@ -124,6 +125,14 @@ def test_recomputed_blocks_keep_less(job: Make):
     of_kept, of_recomputed = (held(found, "classifier, forward", ACTIVATIONS) for found in (kept, recomputed))
     assert of_recomputed < 0.6 * of_kept
     assert recomputed.backbone_flops > 1.2 * kept.backbone_flops
+
+
+def test_an_auxiliary_loss_of_pairs_is_left_out_and_told(job: Make):
+    pytest.importorskip("pytorch_metric_learning")
+    planned = job()
+    config = planned.config.model_copy(update={"auxiliary": group_defaults("auxiliary", "pairs")})
+    assert predict(replace(planned, config=config)).left_out.startswith("auxiliary=pairs")
+    assert predict(planned).left_out == ""
 
 
 def test_the_prediction_is_what_a_step_on_real_tensors_holds(job: Make):

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -36,7 +37,11 @@ class _Recomputed:
 
     def __call__(self, *inputs: Any) -> Tensor:
         forward = type(self.block).forward
-        result: Tensor = checkpoint(forward, self.block, *inputs, use_reentrant=False, context_fn=self._contexts)
+        result: Tensor
+        if torch.compiler.is_compiling():  # the compiler itself chooses what it computes again, and moves buffers once
+            result = checkpoint(forward, self.block, *inputs, use_reentrant=False)
+        else:
+            result = checkpoint(forward, self.block, *inputs, use_reentrant=False, context_fn=self._contexts)
         return result
 
     def _contexts(self) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:

@@ -158,9 +158,9 @@ MOMENTS: dict[str, Moment] = {
 """In the order in which they are told."""
 
 EVENTS = {
-    "before a rename (checkpoint, links, pruning)": ("rename", 30),
-    "before a removal (pruning, leftovers)": ("remove", 30),
-    "before a file is opened for writing": ("open", 12),
+    "before a rename (checkpoint, links, pruning)": ("rename", 12),
+    "before a removal (pruning, leftovers)": ("remove", 12),
+    "before a file is opened for writing": ("open", 8),
     "before a folder or link is made": ("mkdir", 8),
 }
 """Kind, and the highest number of an event to be killed at."""

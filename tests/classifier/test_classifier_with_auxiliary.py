@@ -20,7 +20,7 @@ class Length(Auxiliary):
     def forward(self, embedding, labels):
         return self.factor * embedding.norm(dim=1)[labels >= 0].mean()
 
-    def advance(self):
+    def advance(self, applied=None):
         self.advanced += 1
 
 

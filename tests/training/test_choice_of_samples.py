@@ -12,6 +12,7 @@ from frtrain.auxiliary.pairs import PairsLoss
 from frtrain.config import TrainConfig
 from frtrain.errors import CheckpointError, ConfigError
 from frtrain.training.checkpoint import read_checkpoint
+from frtrain.training.checkpoint_reading import StoredCheckpoint
 from frtrain.training.resume import _compare as check_same_configuration
 from frtrain.training.run_folder import RunFolder, checkpoint_of
 
@@ -57,7 +58,7 @@ def test_a_checkpoint_from_before_there_were_samplers_can_be_resumed(
     small_run: SmallRun, small_config: Callable[..., TrainConfig]
 ):
     _, folder = small_run("run", "trainer.max_steps=2")
-    checkpoint = read_checkpoint(checkpoint_of(folder.path))
+    checkpoint = StoredCheckpoint.at(checkpoint_of(folder.path))
     for key in ("sampler", "device_augment"):
         del checkpoint.config[key]
     del checkpoint.config["trainer"]["on_corrupt"]

@@ -24,19 +24,21 @@ from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 
-from fault_harness import (
-    Started,
+from fault_comparison import (
     differences,
-    draw_crops,
-    has_traceback,
-    headline,
     last_checkpoint,
     last_step,
     leftovers,
     names_in_checkpoints,
+    saved_steps,
+)
+from fault_harness import (
+    Started,
+    draw_crops,
+    has_traceback,
+    headline,
     print_table,
     resumed_step,
-    saved_steps,
     short,
     start,
     train_command,
@@ -230,7 +232,7 @@ def damaged(bench: Bench, name: str, file: str, damage: Callable[[Path], None]) 
         good = told_so and not found
     if good:
         shutil.rmtree(folder)
-    return Result(f"{name}: {file}", "step 15 of 5, 10, 15", happened, good)
+    return Result(f"{name}: {file}", "the newest checkpoint, step 15", happened, good)
 
 
 def edited(bench: Bench, override: str, accepted: bool, *flags: str) -> Result:

@@ -23,17 +23,19 @@ from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
 
-from fault_harness import (
-    Started,
+from fault_comparison import (
     differences,
-    draw_crops,
-    injected,
     last_step,
     metrics,
     names_in_checkpoints,
+    saved_steps,
+)
+from fault_harness import (
+    Started,
+    draw_crops,
+    injected,
     print_table,
     resumed_step,
-    saved_steps,
     send,
     start,
     train_command,

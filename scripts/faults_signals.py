@@ -20,18 +20,20 @@ from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 
+from fault_comparison import (
+    differences,
+    last_step,
+    metrics,
+    saved_steps,
+)
 from fault_harness import (
     INJECTIONS,
     Started,
-    differences,
     draw_crops,
     has_traceback,
     headline,
     injected,
-    last_step,
-    metrics,
     print_table,
-    saved_steps,
     send,
     short,
     start,

@@ -151,8 +151,9 @@ class Peers:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        ended: SystemExit | None = None
         if self._board is not None and isinstance(error, EndedElsewhereError | SystemExit):
-            self._await_verdict()
+            ended = self._await_verdict()
         self._over.set()
         if self._board is not None and not self._notes_lost:
             try:
@@ -161,14 +162,20 @@ class Peers:
                 log.debug("the others cannot be told that this process leaves: %s", unreachable)
         if self.lost and isinstance(error, EndedElsewhereError):
             raise SystemExit(error.exit_code) from None
+        if ended is not None:
+            raise ended from None
 
-    def _await_verdict(self) -> None:
+    def _await_verdict(self) -> SystemExit | None:
+        """Wait until it is known whether somebody was lost; returns how torchrun ends this process meanwhile, if it does."""
+        ended: SystemExit | None = None
         deadline = time.monotonic() + VERDICT_SECONDS
         while not self._settled.is_set() and (left := deadline - time.monotonic()) > 0:
             try:
                 self._settled.wait(left)
-            except SystemExit:
+            except SystemExit as end:
                 log.debug("torchrun ends this process; why is found out first")
+                ended = end
+        return ended
 
     def _watch(self) -> None:
         looks = 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import re
 import signal
@@ -141,7 +142,7 @@ def test_a_killed_loader_process_is_named_wherever_the_main_thread_was(
         forward = run.network.forward
 
         def embed(images: torch.Tensor) -> torch.Tensor:
-            os.kill(children(os.getpid())[0], signal.SIGKILL)
+            os.kill(int(multiprocessing.active_children()[-1].pid or 0), signal.SIGKILL)
             time.sleep(1.0)
             return forward(images)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 from frtrain.communication import COMMUNICATION
 from frtrain.data.loader import TrainingLoader
 from frtrain.signals import StopRequest
@@ -10,6 +12,8 @@ from frtrain.training.heartbeat import watched_for_hangs
 from frtrain.training.observers.base import Observer, StepFacts
 from frtrain.training.run import Run
 from frtrain.training.stopwatch import Stopwatch
+
+log = logging.getLogger(__name__)
 
 
 def train(run: Run, loader: TrainingLoader, observers: list[Observer], stop: StopRequest) -> None:
@@ -29,7 +33,10 @@ def train(run: Run, loader: TrainingLoader, observers: list[Observer], stop: Sto
             observer.after_run(run)
     except Exception:
         for observer in observers:
-            observer.after_failure(run)
+            try:
+                observer.after_failure(run)
+            except Exception as further:  # what ended the run is what has to be told
+                log.warning("while the run ends by an error: %s", further)
         raise
 
 

@@ -9,6 +9,7 @@ keep small.
 from __future__ import annotations
 
 import mmap
+import multiprocessing
 import signal
 import warnings
 from collections.abc import Iterator
@@ -173,6 +174,12 @@ class TrainingLoader:
 def _as_it_is(decoded: Any) -> Any:
     """What torch's loader calls with the finished batch."""
     return decoded
+
+
+def end_workers() -> None:
+    """Kill the decoding processes, which nobody else ends where this process ends without unwinding."""
+    for child in multiprocessing.active_children():
+        child.kill()
 
 
 def prepare_worker(worker: int) -> None:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import multiprocessing
 import os
 import threading
 import time
@@ -22,6 +21,7 @@ from types import TracebackType
 from typing import Any
 
 from frtrain.communication import COMMUNICATION
+from frtrain.data.loader import end_workers
 from frtrain.errors import TrainingError
 from frtrain.training.board import Board
 from frtrain.training.run import Run
@@ -205,8 +205,7 @@ class Heartbeat:
                 self._quickly(lambda board: _wait_for(board, [TOLD], self._patience))
             for handler in logging.getLogger("frtrain").handlers:
                 handler.flush()
-            for child in multiprocessing.active_children():
-                child.kill()  # the loader's processes, which nobody would end
+            end_workers()
         finally:
             last_resort.cancel()
             self.end(TrainingError.exit_code)

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 import logging
-import multiprocessing
 import os
 import signal
 import socket
@@ -23,6 +22,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
 
+from frtrain.data.loader import end_workers
 from frtrain.errors import EndedElsewhereError
 from frtrain.processes import Processes
 from frtrain.training.board import Board
@@ -255,8 +255,7 @@ class Peers:
         log.debug("the main thread has not ended within %.0f s after the loss of a process", UNWIND_SECONDS)
         try:
             self._abandon()
-            for child in multiprocessing.active_children():
-                child.kill()  # the loader's processes, which nobody would end
+            end_workers()
         finally:
             self._end(EndedElsewhereError.exit_code)
 

@@ -36,8 +36,7 @@ def sgd(
     fused: Fused,
 ) -> torch.optim.Optimizer:
     """Stochastic gradient descent with momentum: what the published margin-loss recipes use."""
-    if nesterov and momentum == 0:
-        raise ValueError("optimizer.nesterov=true needs optimizer.momentum > 0")
+    _check_nesterov(nesterov, momentum)
     return torch.optim.SGD(
         with_rates(groups, lr, weight_decay),
         lr=lr,
@@ -97,8 +96,7 @@ def lars(
     Raises:
         ConfigError: timm is not installed.
     """
-    if nesterov and momentum == 0:
-        raise ValueError("optimizer.nesterov=true needs optimizer.momentum > 0")
+    _check_nesterov(nesterov, momentum)
     layerwise = _layerwise("lars")
     return layerwise.Lars(with_rates(groups, lr, weight_decay), lr, momentum, nesterov, trust_coefficient, trust_clip)
 
@@ -246,6 +244,11 @@ def check_momentum(optimizer: torch.optim.Optimizer, schedule: Schedule) -> None
             "optimizer.momentum=0: the scheduler sets the momentum of every step; use scheduler.cycle_momentum=false, or a "
             "momentum above 0"
         )
+
+
+def _check_nesterov(nesterov: bool, momentum: float) -> None:
+    if nesterov and momentum == 0:
+        raise ValueError("optimizer.nesterov=true needs optimizer.momentum > 0")
 
 
 def _divided(spec: Mapping[str, Any]) -> tuple[dict[str, Any], Rates]:

@@ -13,9 +13,10 @@ from torch import nn
 from frtrain.backbones import BACKBONES
 from frtrain.data.preprocessing import Preprocessing
 from frtrain.errors import CheckpointError, ConfigError
-from frtrain.training.checkpoint import load_into, read_checkpoint
 from frtrain.training.checkpoint_reading import StoredCheckpoint
+from frtrain.training.restoring import restore_part
 from frtrain.training.run_folder import checkpoint_of
+from frtrain.training.shards import collected
 from frtrain.training.weight_average import UPDATES
 
 
@@ -82,12 +83,12 @@ def load_embedder(path: str | Path, device: torch.device, weights: Weights = "mo
     Raises:
         CheckpointError: there is no usable checkpoint, its backbone is unknown to this version, or it has no averaged weights.
     """
-    folder, part = checkpoint_of(path), "backbone" if weights == "model" else "ema"
-    if weights == "ema" and "ema" not in StoredCheckpoint.at(folder).parts:
+    checkpoint, part = StoredCheckpoint.at(checkpoint_of(path)), "backbone" if weights == "model" else "ema"
+    if weights == "ema" and part not in checkpoint.parts:
         raise CheckpointError(
-            f"{folder}: weights=ema, but its run kept no average of the weights (trainer.ema_decay); use weights=model"
+            f"{checkpoint.path}: weights=ema, but its run kept no average of the weights (trainer.ema_decay); use weights=model"
         )
-    checkpoint = read_checkpoint(folder, parts=(part,))
+    checkpoint.verify((part,))
     try:
         backbone = BACKBONES.build(checkpoint.config["backbone"])
         preprocessing = Preprocessing(**checkpoint.preprocessing)
@@ -95,10 +96,10 @@ def load_embedder(path: str | Path, device: torch.device, weights: Weights = "mo
             raise ConfigError(f"color_order={preprocessing.color_order}: only RGB is known")
     except (ConfigError, KeyError, TypeError) as error:
         raise CheckpointError(f"{checkpoint.path}: its model cannot be rebuilt ({error})") from None
-    tensors = {
-        name: tensor for name, tensor in checkpoint.tensors[part].items() if weights == "model" or name != UPDATES
-    }
-    load_into(backbone, tensors, "backbone", checkpoint.path)
+    tensors = dict(backbone.state_dict())
+    if weights == "ema":
+        tensors[UPDATES] = torch.zeros((), dtype=torch.int64)
+    restore_part(checkpoint, part, collected({part: tensors})[part])
     loss, backbone_name = checkpoint.config["loss"]["name"], checkpoint.config["backbone"]["name"]
     description = (
         f"{backbone_name} trained with {loss}, step {checkpoint.state['step']} of {checkpoint.path}, "

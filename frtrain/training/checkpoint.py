@@ -19,7 +19,6 @@ from typing import Any
 
 import torch
 
-from frtrain.errors import CheckpointError
 from frtrain.processes import ALONE
 from frtrain.training.checkpoint_index import Facts
 from frtrain.training.checkpoint_reading import StoredCheckpoint
@@ -95,23 +94,6 @@ def read_checkpoint(path: Path, parts: Sequence[str] | None = None) -> Checkpoin
         preprocessing=stored.preprocessing,
         path=path,
     )
-
-
-def load_into(module: torch.nn.Module, tensors: Tensors, what: str, path: Path | None) -> None:
-    """Load a state dict, checking names and shapes first.
-
-    Raises:
-        CheckpointError: the module has other parameters; names the first difference.
-    """
-    own = module.state_dict()
-    for name in sorted(own.keys() | tensors.keys()):
-        if name not in tensors or name not in own or own[name].shape != tensors[name].shape:
-            here = list(own[name].shape) if name in own else "absent"
-            there = list(tensors[name].shape) if name in tensors else "absent"
-            raise CheckpointError(
-                f"{path}: the {what} does not fit: {name} is {there} in the checkpoint and {here} in this run"
-            )
-    module.load_state_dict(tensors)
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer, parameters: Mapping[str, torch.nn.Parameter]) -> Tensors:

@@ -16,15 +16,15 @@ from frtrain.errors import CheckpointError
 from frtrain.training import checkpoint_writing
 from frtrain.training.checkpoint import (
     Checkpoint,
-    load_into,
     optimizer_tensors,
     read_checkpoint,
     write_checkpoint,
 )
 from frtrain.training.checkpoint_index import DamagedCheckpointError, Facts, Index, StoredFile
 from frtrain.training.checkpoint_reading import StoredCheckpoint
-from frtrain.training.restoring import restore_optimizer
+from frtrain.training.restoring import restore_optimizer, restore_part
 from frtrain.training.run_folder import RunFolder, checkpoint_of
+from frtrain.training.shards import collected
 
 EXAMPLE = Checkpoint(
     tensors={
@@ -129,11 +129,12 @@ def test_a_pickle_in_the_place_of_tensors_is_refused(tmp_path: Path):
         read_checkpoint(folder)
 
 
-def test_weights_of_another_architecture_are_refused_by_name_and_shape():
+def test_weights_of_another_architecture_are_refused_by_name_and_shape(tmp_path: Path):
+    stored = StoredCheckpoint.at(write_checkpoint(tmp_path / "step-7", EXAMPLE))
     with pytest.raises(CheckpointError, match=r"weight is \[2, 3\] in the checkpoint and \[2, 4\] in this run"):
-        load_into(nn.Linear(4, 2, bias=False), {"weight": torch.zeros(2, 3)}, "backbone", None)
+        restore_part(stored, "backbone", collected({"backbone": nn.Linear(4, 2, bias=False).state_dict()})["backbone"])
     with pytest.raises(CheckpointError, match=r"bias is absent in the checkpoint and \[2\] in this run"):
-        load_into(nn.Linear(3, 2), {"weight": torch.zeros(2, 3)}, "backbone", None)
+        restore_part(stored, "backbone", collected({"backbone": nn.Linear(3, 2).state_dict()})["backbone"])
 
 
 @pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.AdamW])

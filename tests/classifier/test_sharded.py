@@ -1,12 +1,10 @@
 """Every loss, sharded over real processes: what one process computes alone."""
 
 import copy
-from datetime import timedelta
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as multiprocessing
+from gloo_processes import of_each_rank
 
 from frtrain.auxiliary import AUXILIARIES
 from frtrain.classifier import CLASSIFIERS
@@ -82,26 +80,23 @@ def cut(total, rank, count, uneven):
     return slice(part.first, part.last)
 
 
-def worker(rank, count, folder, specs):
+def train_all(rank, count, specs):
+    """What one of `count` processes finds, by (loss, case)."""
     torch.set_num_threads(1)
-    store = dist.FileStore(f"{folder}/store", count)
-    dist.init_process_group("gloo", rank=rank, world_size=count, store=store, timeout=timedelta(seconds=120))
-    alone = Processes.current()
+    processes = Processes.current()
     results = {}
     for loss, spec in specs.items():
         for name in ("sharded", "sampled"):
             engine = {"name": name, **BLOCKWISE, **({"rate": 1.0} if name == "sampled" else {})}
             results[loss, name] = train(
-                build(spec, engine, CLASSES, alone), [(e, y) for e, y in batches()], cut(9, rank, count, False)
+                build(spec, engine, CLASSES, processes), [(e, y) for e, y in batches()], cut(9, rank, count, False)
             )
         for case in CASES:
-            results[loss, case] = special(case, spec, alone)
+            results[loss, case] = special(case, spec, processes)
     for case, (loss, modifiers, center) in MODIFIED.items():
-        classifier = build(specs[loss], {"name": "sharded", **BLOCKWISE}, CLASSES, alone, modifiers, center)
+        classifier = build(specs[loss], {"name": "sharded", **BLOCKWISE}, CLASSES, processes, modifiers, center)
         results[loss, case] = train(classifier, [(e, y) for e, y in batches()], cut(9, rank, count, False))
-    torch.save(results, f"{folder}/{rank}.pt")
-    dist.barrier()
-    dist.destroy_process_group()
+    return results
 
 
 CASES = ("few_classes", "uneven_rows", "fewer_rows_than_processes", "replicated")
@@ -139,12 +134,9 @@ def expected(spec, case):
 @pytest.fixture(scope="module", params=[2, 3], ids=["two", "three"])
 def of_processes(request, tmp_path_factory, loss_spec):
     """What each of the processes found, by (loss, case)."""
-    folder = tmp_path_factory.mktemp("shards")
+    folder, count = tmp_path_factory.mktemp("shards"), request.param
     specs = {name: loss_spec(name) for name in LOSSES.names()}
-    multiprocessing.start_processes(
-        worker, (request.param, str(folder), specs), nprocs=request.param, start_method="forkserver"
-    )
-    return [torch.load(folder / f"{rank}.pt") for rank in range(request.param)]
+    return of_each_rank(train_all, count, folder, count, specs, timeout_seconds=120)
 
 
 @pytest.mark.slow

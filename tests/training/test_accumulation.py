@@ -8,13 +8,11 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from plain_backbone import PLAIN_ENTRY
 
 from frtrain.backbones import BACKBONES
-from frtrain.backbones.base import Backbone
 from frtrain.classifier.dense import DenseClassifier
 from frtrain.losses import LOSSES
-from frtrain.registry import Entry
 from frtrain.training.checkpoint import Checkpoint, read_checkpoint
 from frtrain.training.optimization import Optimization
 from frtrain.training.run_folder import RunFolder, checkpoint_of
@@ -22,31 +20,12 @@ from frtrain.training.run_folder import RunFolder, checkpoint_of
 SmallRun = Callable[..., tuple[int, RunFolder]]
 
 
-class WithoutBatchNorm(Backbone):
-    """Pooled pixels, dropout and a linear layer; takes the parameters of the backbone whose name it replaces."""
-
-    def __init__(self, embedding_size: int, dropout: float, **of_another: Any):
-        super().__init__()
-        self.embedding_size = embedding_size
-        self.layers = nn.Sequential(nn.AvgPool2d(28), nn.Flatten(), nn.Dropout(dropout), nn.Linear(48, embedding_size))
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return self.layers(images)
-
-
-class Loose(Entry[Backbone]):
-    """Accepts the parameters of `iresnet_tiny`."""
-
-    def schema(self, given: frozenset[str] = frozenset()) -> Any:
-        return BACKBONES.get("iresnet_tiny").schema(given)
-
-
 def last(folder: RunFolder) -> Checkpoint:
     return read_checkpoint(checkpoint_of(folder.path))
 
 
 def test_two_accumulated_batches_are_one_of_twice_the_size(small_run: SmallRun, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setitem(BACKBONES._entries, "plain", Loose("plain", (), WithoutBatchNorm))
+    monkeypatch.setitem(BACKBONES._entries, "plain", PLAIN_ENTRY)
     common = ("backbone.name=plain", "backbone.dropout=0.4", "trainer.precision=fp64", "trainer.max_steps=3")
     _, halves = small_run("halves", *common, "trainer.batch_size=6", "trainer.accumulate=2")
     _, whole = small_run("whole", *common, "trainer.batch_size=12")

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from datetime import timedelta
 from pathlib import Path
 
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as multiprocessing
+from gloo_processes import of_each_rank
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -96,24 +95,19 @@ def train(layer: nn.Module, steps: list[Tensor], rows: slice) -> dict[str, Tenso
     return {name: value.clone(memory_format=torch.preserve_format) for name, value in found.items()}
 
 
-def worker(rank: int, folder: str) -> None:
-    store = dist.FileStore(f"{folder}/store", len(ROWS))
-    dist.init_process_group("gloo", rank=rank, world_size=len(ROWS), store=store, timeout=timedelta(seconds=60))
+def train_cases(rank: int) -> dict[tuple[str, str, str], dict[str, Tensor]]:
     processes = Processes(rank, len(ROWS))
     rows = slice(sum(ROWS[:rank]), sum(ROWS[: rank + 1]))
     found = {}
     for case in CASES:
         layer, steps = case_of(*case)
         found[case] = train(synchronised(layer, processes, CPU), steps, rows)
-    torch.save(found, f"{folder}/{rank}.pt")
-    dist.destroy_process_group()
+    return found
 
 
 @pytest.fixture(scope="module")
 def of_two(tmp_path_factory: pytest.TempPathFactory) -> list[dict[tuple[str, str, str], dict[str, Tensor]]]:
-    folder = tmp_path_factory.mktemp("batch_norm")
-    multiprocessing.start_processes(worker, (str(folder),), nprocs=len(ROWS), start_method="forkserver")
-    return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(len(ROWS))]
+    return of_each_rank(train_cases, len(ROWS), tmp_path_factory.mktemp("batch_norm"))
 
 
 BOUNDS = {"float64": (1e-10, 1e-10), "float32": (1e-5, 1e-4), "bfloat16": (1e-2, 5e-2)}

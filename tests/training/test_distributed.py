@@ -11,26 +11,22 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as multiprocessing
-from torch import nn
+from gloo_processes import of_each_rank
+from plain_backbone import PLAIN_ENTRY
 
 from frtrain.backbones import BACKBONES
-from frtrain.backbones.base import Backbone
 from frtrain.classifier.selection import Shard
 from frtrain.commands import train as command
 from frtrain.config import TrainConfig
 from frtrain.data.samplers.shuffled import Shuffled
 from frtrain.errors import CheckpointError, ConfigError, FrtrainError
 from frtrain.processes import Processes
-from frtrain.registry import Entry
 from frtrain.training import checkpoint_thread
 from frtrain.training.checkpoint import Checkpoint, read_checkpoint
 from frtrain.training.checkpoint_reading import StoredCheckpoint
@@ -63,25 +59,6 @@ RUNS = {
     "float16": (*PLAIN, "classifier=sharded", "trainer.precision=fp16", "trainer.max_steps=6", "trainer.ema_decay=0.9"),
     "full_disk": (*PLAIN, "classifier=sharded"),
 }
-
-
-class Plain(Backbone):
-    """Pooled pixels and a linear layer; takes the parameters of the backbone whose name it replaces."""
-
-    def __init__(self, embedding_size: int, dropout: float, **of_another: Any):
-        super().__init__()
-        self.embedding_size = embedding_size
-        self.layers = nn.Sequential(nn.AvgPool2d(28), nn.Flatten(), nn.Dropout(dropout), nn.Linear(48, embedding_size))
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return self.layers(images)
-
-
-class Loose(Entry[Backbone]):
-    """Accepts any parameters, so that one set of overrides serves both backbones."""
-
-    def schema(self, given: frozenset[str] = frozenset()) -> Any:
-        return BACKBONES.get("iresnet_tiny").schema(given)
 
 
 @dataclass
@@ -146,13 +123,9 @@ def train_one(name: str, config: TrainConfig, rank: int) -> Outcome:
     return Outcome(error, TrainingState(**run.state.as_dict()), {key: value.detach() for key, value in weights.items()})
 
 
-def worker(rank: int, count: int, folder: str, configs: dict[str, TrainConfig]) -> None:
-    BACKBONES._entries["plain"] = Loose("plain", (), Plain)
-    store = dist.FileStore(f"{folder}/store{count}", count)
-    dist.init_process_group("gloo", rank=rank, world_size=count, store=store, timeout=timedelta(seconds=60))
-    outcomes = {name: train_one(name, config, rank) for name, config in configs.items()}
-    torch.save(outcomes, f"{folder}/{count}-{rank}.pt")
-    dist.destroy_process_group()
+def train_all(rank: int, configs: dict[str, TrainConfig]) -> dict[str, Outcome]:
+    BACKBONES._entries["plain"] = PLAIN_ENTRY
+    return {name: train_one(name, config, rank) for name, config in configs.items()}
 
 
 @dataclass
@@ -180,8 +153,7 @@ def together(
 
     def spawned(count: int, overrides: dict[str, tuple[str, ...]]) -> list[dict[str, Outcome]]:
         configs = {name: small_config_on(crops, *more, f"run_dir={folder / name}") for name, more in overrides.items()}
-        multiprocessing.start_processes(worker, (count, str(folder), configs), nprocs=count, start_method="forkserver")
-        return [torch.load(folder / f"{count}-{rank}.pt", weights_only=False) for rank in range(count)]
+        return of_each_rank(train_all, count, folder, configs)
 
     of_two = spawned(2, RUNS)
     for name in ("resumed_by_three", "resumed_by_one"):
@@ -196,7 +168,7 @@ def alone(
     """Train in this process."""
 
     def run(folder: Path | None, *overrides: str) -> RunFolder:
-        monkeypatch.setitem(BACKBONES._entries, "plain", Loose("plain", (), Plain))
+        monkeypatch.setitem(BACKBONES._entries, "plain", PLAIN_ENTRY)
         folder = folder or tmp_path / "alone"
         command.run(small_config_on(crops, *overrides, f"run_dir={folder}"))
         return RunFolder(folder)

@@ -6,14 +6,12 @@ import json
 import signal
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as multiprocessing
+from gloo_processes import of_each_rank
 
 from frtrain.commands import train as command
 from frtrain.config import TrainConfig
@@ -71,17 +69,12 @@ def train_to(step: int, config: TrainConfig, rank: int = 0) -> dict[str, torch.T
     return {name: value.clone() for name, value in state.items()}
 
 
-def worker(rank: int, folder: str, configs: dict[str, TrainConfig]) -> None:
-    for count in (2, 3):
-        if rank >= count:
-            continue
-        store = dist.FileStore(f"{folder}/store{count}", count)
-        dist.init_process_group("gloo", rank=rank, world_size=count, store=store, timeout=timedelta(seconds=60))
-        found = {name: train_to(count, configs[name], rank) for name in HOPPING}
-        if count == 2:
-            found |= {name: train_to(2, configs[name], rank) for name in ("once", "again")}
-        torch.save(found, f"{folder}/{count}-{rank}.pt")
-        dist.destroy_process_group()
+def train_on(rank: int, count: int, configs: dict[str, TrainConfig]) -> dict[str, dict[str, torch.Tensor]]:
+    """What one of `count` processes does."""
+    found = {name: train_to(count, configs[name], rank) for name in HOPPING}
+    if count == 2:
+        found |= {name: train_to(2, configs[name], rank) for name in ("once", "again")}
+    return found
 
 
 @dataclass
@@ -113,13 +106,9 @@ def runs(
     for name, more in HOPPING.items():
         train_to(4, small_config_on(crops, *more, f"run_dir={folder / f'{name}_whole'}"))
         train_to(1, configs[name])
-    multiprocessing.start_processes(worker, (str(folder), configs), nprocs=3, start_method="forkserver")
+    left = {count: of_each_rank(train_on, count, folder, count, configs) for count in (2, 3)}
     for name in HOPPING:
         train_to(4, configs[name])
-    left = {
-        count: [torch.load(folder / f"{count}-{rank}.pt", weights_only=False) for rank in range(count)]
-        for count in (2, 3)
-    }
     return Runs(folder, left)
 
 

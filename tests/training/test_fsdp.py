@@ -5,14 +5,13 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as multiprocessing
+from gloo_processes import of_each_rank
 from torch.distributed.tensor import DTensor
 
 from frtrain.commands import train as command
@@ -122,12 +121,8 @@ def train_one(name: str, config: TrainConfig, rank: int) -> Outcome:
     return Outcome(error, shapes, buffers, embedding, sent[0])
 
 
-def worker(rank: int, folder: str, configs: dict[str, TrainConfig]) -> None:
-    store = dist.FileStore(f"{folder}/store", 2)
-    dist.init_process_group("gloo", rank=rank, world_size=2, store=store, timeout=timedelta(seconds=60))
-    outcomes = {name: train_one(name, config, rank) for name, config in configs.items()}
-    torch.save(outcomes, f"{folder}/{rank}.pt")
-    dist.destroy_process_group()
+def train_all(rank: int, configs: dict[str, TrainConfig]) -> dict[str, Outcome]:
+    return {name: train_one(name, config, rank) for name, config in configs.items()}
 
 
 @dataclass
@@ -151,9 +146,7 @@ def together(
     folder = tmp_path_factory.mktemp("runs")
     crops = make_crops(tmp_path_factory.mktemp("faces") / "crops")
     configs = {name: small_config_on(crops, *more, f"run_dir={folder / name}") for name, more in RUNS.items()}
-    multiprocessing.start_processes(worker, (str(folder), configs), nprocs=2, start_method="forkserver")
-    outcomes = [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(2)]
-    return Together(folder, crops, outcomes)
+    return Together(folder, crops, of_each_rank(train_all, 2, folder, configs))
 
 
 @pytest.fixture

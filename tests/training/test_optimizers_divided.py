@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as multiprocessing
+from gloo_processes import of_each_rank
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
@@ -56,14 +55,8 @@ def refusal(sgd: dict[str, Any]) -> str:
     return ""
 
 
-def worker(rank: int, folder: str, specs: Specs) -> None:
-    store = dist.FileStore(f"{folder}/store", 2)
-    dist.init_process_group("gloo", rank=rank, world_size=2, store=store)
-    weights = trained(specs, divided=True)
-    if rank == 0:
-        Path(folder, "refusal.txt").write_text(refusal(specs["sgd"]))
-        torch.save(weights, f"{folder}/weights.pt")
-    dist.destroy_process_group()
+def train_divided(rank: int, specs: Specs) -> tuple[dict[str, dict[str, torch.Tensor]], str]:
+    return trained(specs, divided=True), refusal(specs["sgd"]) if rank == 0 else ""
 
 
 @pytest.mark.slow
@@ -72,14 +65,11 @@ def test_parameters_divided_by_fsdp_are_updated_as_whole_ones(tmp_path: Path):
 
     specs = {name: group_defaults("optimizer", name) for name in ("sgd", "adamw", "lamb", "lars")}
     specs["fused adamw"] = {**specs["adamw"], "fused": True}
-    multiprocessing.start_processes(worker, (str(tmp_path), specs), nprocs=2, start_method="forkserver")
-    divided, whole = torch.load(tmp_path / "weights.pt", weights_only=True), trained(specs, divided=False)
+    (divided, refused), _ = of_each_rank(train_divided, 2, tmp_path, specs)
+    whole = trained(specs, divided=False)
     for name in specs:
         for key, value in whole[name].items():
             torch.testing.assert_close(
                 divided[name][key], value, rtol=1e-5, atol=1e-6, msg=lambda text, at=(name, key): f"{at}: {text}"
             )
-    assert (
-        "optimizer.fused=true: torch has no such kernel for weights divided by FSDP"
-        in Path(tmp_path, "refusal.txt").read_text()
-    )
+    assert "optimizer.fused=true: torch has no such kernel for weights divided by FSDP" in refused

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from datetime import timedelta
 from pathlib import Path
 
 import pytest
-import torch.distributed as dist
-import torch.multiprocessing as multiprocessing
+from gloo_processes import of_each_rank
 
 from frtrain.data.corrupt import CorruptImages
 from frtrain.errors import DataError
@@ -100,22 +98,19 @@ def test_a_list_that_cannot_be_written_is_told_once_and_written_later(tmp_path: 
     assert path.read_text() == "a.jpg: is empty\nb.jpg: is empty\n"
 
 
-def collecting(rank: int, folder: str) -> None:
-    store = dist.FileStore(f"{folder}/store", 2)
-    dist.init_process_group("gloo", rank=rank, world_size=2, store=store, timeout=timedelta(seconds=60))
+def collecting(rank: int, path: Path) -> list[int]:
     met = CorruptImages()
-    file = CorruptImagesFile(Path(folder) / "corrupt_images.txt", met, Processes.current())
+    file = CorruptImagesFile(path, met, Processes.current())
     counts = [file.collect()]
     met.add([["a"], ["b" * 500, "a", "\udcff"]][rank])
     counts.append(file.collect())
     met.add([["c"], []][rank])
     counts.append(file.collect())
-    Path(folder, f"{rank}.json").write_text(json.dumps(counts))
-    dist.destroy_process_group()
+    return counts
 
 
 @pytest.mark.slow
 def test_process_0_lists_what_all_processes_have_met(tmp_path: Path):
-    multiprocessing.start_processes(collecting, (str(tmp_path),), nprocs=2, start_method="forkserver")
-    assert json.loads((tmp_path / "0.json").read_text()) == [0, 3, 4]
+    counts, _ = of_each_rank(collecting, 2, tmp_path, tmp_path / "corrupt_images.txt")
+    assert counts == [0, 3, 4]
     assert (tmp_path / "corrupt_images.txt").read_text() == f"a\n{'b' * 500}\n\\udcff\nc\n"

@@ -22,12 +22,11 @@ import resource
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 import torch
@@ -37,6 +36,7 @@ from rich.console import Console
 from frtrain.commands import plan
 from frtrain.commands.composition import compose_plain
 from frtrain.data import SOURCES
+from frtrain.data.names import Names
 from frtrain.planning.gpus import GPUS
 from frtrain.planning.job import Job
 from frtrain.planning.plain_head import rehearse_plain_head
@@ -115,33 +115,12 @@ PUBLISHED = {  # identities: MB of a GPU with data parallel centres, model paral
 """InsightFace arcface_torch, docs/speed_benchmark.md: 8 V100 of 32 GB, R50, 128 images on each, mixed precision."""
 
 
-class Names(Sequence[str]):
-    """As many names."""
-
-    def __init__(self, count: int):
-        self.length = count
-
-    def __len__(self) -> int:
-        return self.length
-
-    @overload
-    def __getitem__(self, index: int) -> str: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[str]: ...
-    def __getitem__(self, index: int | slice) -> str | list[str]:
-        if isinstance(index, slice):
-            return [str(number) for number in range(*index.indices(self.length))]
-        if not 0 <= index < self.length:
-            raise IndexError(index)
-        return str(index)
-
-
 @SOURCES.register("blank")
 class Blank:
     """One black crop of each of many identities."""
 
     def __init__(self, identities: PositiveInt):
-        self.classes = Names(identities)
+        self.classes = Names.of(map(str, range(identities)))
         self.labels = np.arange(identities)
         self.fingerprint = f"blank {identities}"
 

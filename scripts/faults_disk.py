@@ -10,18 +10,14 @@ untouched run, byte for byte (see faults_kill.py). Exit status 1 if anything is 
 
 from __future__ import annotations
 
-import argparse
 import os
 import re
 import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from datetime import date
 from pathlib import Path
 
 from fault_comparison import (
@@ -32,71 +28,26 @@ from fault_comparison import (
     names_in_checkpoints,
     saved_steps,
 )
-from fault_harness import (
-    Started,
-    draw_crops,
-    has_traceback,
-    headline,
-    print_table,
-    resumed_step,
-    short,
-    start,
-    train_command,
-    wait_until,
-)
+from fault_harness import Started, has_traceback, headline, resumed_step, short, wait_until
+from fault_scenarios import GOES_ON, Bench, Result, Scenarios, try_all
 
 STEPS = 20
-SETTINGS = ("checkpoint.keep=4",)
 
 
-@dataclass
-class Result:
-    """A line of the table."""
-
-    fault: str
-    means: str
-    happened: str
-    good: bool
-
-
-@dataclass
-class Bench:
-    """Where the scenarios work: crops, and the folder of an untouched run."""
-
-    work: Path
-    crops: Path
-    reference: Path
-    count: int = 0
-
-    def start(self, folder: Path, *overrides: str, file_limit_kib: int | None = None, steps: int = STEPS) -> Started:
-        self.count += 1
-        command = train_command(folder, self.crops, *SETTINGS, *overrides, steps=steps)
-        if file_limit_kib is not None:
-            command = ["bash", "-c", 'ulimit -f "$0"; exec "$@"', str(file_limit_kib), *command]
-        return start(command, self.work / f"output.{self.count:03d}.txt")
-
-    def killed_at(self, folder: Path, step: int) -> Path:
-        """A run folder whose last checkpoint is that of `step`, left by a SIGKILL."""
-        run = self.start(folder)
-        wait_until(lambda: step in saved_steps(folder) and last_step(folder) >= step, run)
-        run.kill()
-        run.wait()
-        for later in saved_steps(folder):
-            if later > step:
-                shutil.rmtree(folder / "checkpoints" / f"step-{later:08d}")
-        return folder
-
-    def end_of(self, folder: Path, *overrides: str) -> str:
-        """Give the command again: the end compared with the untouched run's."""
-        run = self.start(folder, *overrides)
-        status = run.wait()
-        if status:
-            return f"then does not go on: {headline(run)}"
-        found = differences(self.reference, folder)
-        return f"then ends otherwise: {found[0]}" if found else "then ends as if nothing had been"
+def killed_at(bench: Bench, folder: Path, step: int) -> None:
+    """Make a run folder whose last checkpoint is that of `step`, left by a SIGKILL."""
+    run = bench.start(folder)
+    wait_until(lambda: step in saved_steps(folder) and last_step(folder) >= step, run)
+    run.kill()
+    run.wait()
+    for later in saved_steps(folder):
+        if later > step:
+            shutil.rmtree(folder / "checkpoints" / f"step-{later:08d}")
 
 
-GOES_ON = "then ends as if nothing had been"
+def limited(kib: int) -> Callable[[list[str]], list[str]]:
+    """The command, none of whose files may grow beyond so many KiB."""
+    return lambda command: ["bash", "-c", 'ulimit -f "$0"; exec "$@"', str(kib), *command]
 
 
 def told(run: Started, status: int) -> bool:
@@ -130,7 +81,7 @@ def full_disk(bench: Bench, when: str) -> Result:
 def checkpoint_limit(bench: Bench) -> Result:
     """No file may grow beyond 64 KiB: there is room to begin, and none for a checkpoint."""
     folder = bench.work / "limited_checkpoint"
-    run = bench.start(folder, file_limit_kib=64)
+    run = bench.start(folder, altered=limited(64))
     status = run.wait()
     good, end = told(run, status), bench.end_of(folder)
     happened = f"{short(headline(run), folder)}; {end}"
@@ -140,7 +91,7 @@ def checkpoint_limit(bench: Bench) -> Result:
 def log_limit(bench: Bench) -> Result:
     """No file may grow beyond 96 KiB: there is room for the checkpoints of a small network, and metrics.jsonl outgrows it."""
     folder, steps = bench.work / "limited_log", 400
-    run = bench.start(folder, "backbone.embedding_size=4", file_limit_kib=96, steps=steps)
+    run = bench.start(folder, "backbone.embedding_size=4", altered=limited(96), steps=steps)
     status = run.wait()
     lines = [line for line in run.text().splitlines() if "metrics.jsonl" in line]
     good = status == 0 and len(lines) == 1 and saved_steps(folder)[-1] == steps and not has_traceback(run.text())
@@ -218,7 +169,7 @@ def damaged(bench: Bench, name: str, file: str, damage: Callable[[Path], None]) 
     damage(last_checkpoint(folder) / file)
     run = bench.start(folder)
     status = run.wait()
-    step, found = resumed_step(run.text()), differences(bench.reference, folder) if status == 0 else []
+    step, found = resumed_step(run.text()), differences(bench.reference(), folder) if status == 0 else []
     if status:
         happened, good = f"refused: {short(headline(run), folder)}", False
     elif step == 15:
@@ -278,7 +229,7 @@ def fill(path: Path) -> None:
                 continue
 
 
-def scenarios(bench: Bench) -> Iterator[tuple[str, Callable[[], Result]]]:
+def scenarios(bench: Bench) -> Scenarios:
     """All faults by name, in the order in which they are tried."""
     for when in ("while a checkpoint is written", "between checkpoints"):
         yield f"full disk {when}", lambda when=when: full_disk(bench, when)  # type: ignore[misc]
@@ -286,7 +237,7 @@ def scenarios(bench: Bench) -> Iterator[tuple[str, Callable[[], Result]]]:
     yield "limit logging", lambda: log_limit(bench)
     yield "folder removed", lambda: folder_removed(bench)
     yield "read-only folder", lambda: read_only(bench)
-    bench.killed_at(bench.work / "killed", 15)
+    killed_at(bench, bench.work / "killed", 15)
     newest = last_checkpoint(bench.work / "killed")
     files = [str(path.relative_to(newest)) for path in sorted(newest.rglob("*")) if path.is_file()]
     for name, damage in (("flip of a bit", flip), ("cut in half", truncate), ("missing", Path.unlink)):
@@ -305,31 +256,8 @@ def scenarios(bench: Bench) -> Iterator[tuple[str, Callable[[], Result]]]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", default="", help="of the faults, those whose name contains this")
-    parser.add_argument("--folder", type=Path, help="keep everything here (default: a temporary folder)")
-    options = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="faults_disk.") as temporary:
-        work = options.folder or Path(temporary)
-        bench = Bench(work, draw_crops(work / "crops"), work / "reference")
-        run = bench.start(bench.reference)
-        if run.wait():
-            raise SystemExit(f"the run that nobody touches failed:\n{run.text()}")
-        results = []
-        for name, scenario in scenarios(bench):
-            if options.only in name:
-                try:
-                    result = scenario()
-                except TimeoutError as error:
-                    result = Result(name, "", f"HANGS: {str(error).splitlines()[0]}", False)
-                results.append(result)
-                print(f"  {'ok ' if result.good else 'BAD'} {result.fault}: {result.happened}", flush=True)
-    print(f"\n{date.today()}, {'root' if os.geteuid() == 0 else 'not root'}")
-    print_table(
-        ["fault", "by", "what happened", "result"],
-        [[item.fault, item.means, item.happened, "ok" if item.good else "FAILED"] for item in results],
-    )
-    return 0 if all(item.good for item in results) else 1
+    who = "root" if os.geteuid() == 0 else "not root"
+    return try_all(__doc__, lambda work: Bench(work, STEPS, "checkpoint.keep=4"), scenarios, "by", who)
 
 
 if __name__ == "__main__":

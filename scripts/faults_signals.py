@@ -9,16 +9,11 @@ Where a run can go on, it is told to by the same command, and its end is compare
 
 from __future__ import annotations
 
-import argparse
 import re
 import signal
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from datetime import date
-from pathlib import Path
+from collections.abc import Callable
 
 from fault_comparison import (
     differences,
@@ -26,76 +21,21 @@ from fault_comparison import (
     metrics,
     saved_steps,
 )
-from fault_harness import (
-    INJECTIONS,
-    Started,
-    draw_crops,
-    has_traceback,
-    headline,
-    injected,
-    print_table,
-    send,
-    short,
-    start,
-    train_command,
-    wait_until,
-)
+from fault_harness import INJECTIONS, has_traceback, headline, injected, send, short, wait_until
+from fault_scenarios import GOES_ON, Bench, Result, Scenarios, try_all
 
 STEPS = 40
-GOES_ON = "goes on to the untouched end"
 
 
-@dataclass
-class Result:
-    """A line of the table."""
+def spoiling(kind: str, step: int, rank: int) -> Callable[[list[str]], list[str]]:
+    """The command, with a NaN in one step of one rank (`fault_injections/train_with_nan.py`)."""
 
-    fault: str
-    status: str
-    happened: str
-    good: bool
+    def altered(command: list[str]) -> list[str]:
+        place = command.index("frtrain")
+        script = [str(INJECTIONS / "train_with_nan.py"), kind, str(step), str(rank)]
+        return [*command[: place - 1], *script, *command[place + 1 :]]
 
-
-@dataclass
-class Bench:
-    """Where the scenarios work: crops, and folders of untouched runs by the number of processes."""
-
-    work: Path
-    crops: Path
-    references: dict[int, Path]
-    count: int = 0
-
-    def start(
-        self,
-        folder: Path,
-        *overrides: str,
-        processes: int = 1,
-        torchrun: tuple[str, ...] = (),
-        environment: dict[str, str] | None = None,
-        nan: tuple[str, ...] = (),
-    ) -> Started:
-        self.count += 1
-        command = train_command(folder, self.crops, *overrides, processes=processes, torchrun=torchrun, steps=STEPS)
-        if nan:
-            place = command.index("frtrain")
-            command[place - 1 : place + 1] = [str(INJECTIONS / "train_with_nan.py"), *nan]
-        return start(command, self.work / f"output.{self.count:03d}.txt", environment)
-
-    def reference(self, processes: int) -> Path:
-        if processes not in self.references:
-            folder = self.work / f"reference{processes}"
-            run = self.start(folder, processes=processes)
-            if run.wait():
-                raise SystemExit(f"the run that nobody touches failed:\n{run.text()}")
-            self.references[processes] = folder
-        return self.references[processes]
-
-    def end_of(self, folder: Path, processes: int = 1) -> str:
-        """Give the command again: the end compared with the untouched run's."""
-        run = self.start(folder, processes=processes)
-        if run.wait():
-            return f"does not go on: {short(headline(run), folder)}"
-        found = differences(self.reference(processes), folder)
-        return f"ends otherwise: {found[0]}" if found else GOES_ON
+    return altered
 
 
 def stopped(bench: Bench, number: signal.Signals, victim: str) -> Result:
@@ -184,7 +124,7 @@ def clock_jumps(bench: Bench) -> Result:
 def spoiled(bench: Bench, kind: str, rank: int, processes: int) -> Result:
     """A number that is none, in step 12."""
     folder = bench.work / f"nan_{kind}_{rank}_of_{processes}"
-    run = bench.start(folder, processes=processes, nan=(kind, "12", str(rank)))
+    run = bench.start(folder, processes=processes, altered=spoiling(kind, 12, rank))
     status = run.wait()
     text = run.text()
     where = f"rank {rank} of {processes}" if processes > 1 else "one process"
@@ -233,7 +173,7 @@ def restarted(bench: Bench) -> Result:
     return Result("torchrun --max-restarts=3, rank 1 killed twice", str(status), words, good)
 
 
-def scenarios(bench: Bench) -> Iterator[tuple[str, Callable[[], Result]]]:
+def scenarios(bench: Bench) -> Scenarios:
     """All faults by name, in the order in which they are tried."""
     for victim in ("the process", "rank 1 of 2"):
         for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
@@ -258,31 +198,8 @@ def scenarios(bench: Bench) -> Iterator[tuple[str, Callable[[], Result]]]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", default="", help="of the faults, those whose name contains this")
-    parser.add_argument("--folder", type=Path, help="keep everything here (default: a temporary folder)")
-    options = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="faults_signals.") as temporary:
-        work = options.folder or Path(temporary)
-        bench = Bench(work, draw_crops(work / "crops"), {})
-        results = []
-        for name, scenario in scenarios(bench):
-            if options.only in name:
-                try:
-                    result = scenario()
-                except TimeoutError as error:
-                    result = Result(name, "none", f"HANGS: {str(error).splitlines()[0]}", False)
-                results.append(result)
-                print(
-                    f"  {'ok ' if result.good else 'BAD'} {result.fault}: {result.status}; {result.happened}",
-                    flush=True,
-                )
-    print(f"\n{date.today()}, {STEPS} steps, a checkpoint every 5")
-    print_table(
-        ["fault", "exit status", "what happened", "result"],
-        [[item.fault, item.status, item.happened, "ok" if item.good else "FAILED"] for item in results],
-    )
-    return 0 if all(item.good for item in results) else 1
+    circumstances = f"{STEPS} steps, a checkpoint every 5"
+    return try_all(__doc__, lambda work: Bench(work, STEPS), scenarios, "exit status", circumstances)
 
 
 if __name__ == "__main__":

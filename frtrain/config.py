@@ -36,6 +36,7 @@ class TrainerConfig(Section):
         precision: of the backbone; the loss is float32, except with fp64, which is for proofs.
         channels_last: memory layout of the backbone; auto where it is faster.
         compile: whether the backbone is compiled (torch.compile).
+        compile_classifier: whether what the classifier does with each similarity is.
         activation_checkpointing: whether the inside of each block is computed again in backward instead of kept.
         ema_decay: of an average of the backbone's weights, see `frtrain.training.weight_average`; null: none.
         workers: processes that decode images; auto by the number of cores; 0: in the training process.
@@ -61,6 +62,7 @@ class TrainerConfig(Section):
     precision: Literal["auto", "fp32", "bf16", "fp16", "fp64"]
     channels_last: Literal["auto"] | bool
     compile: bool
+    compile_classifier: bool
     activation_checkpointing: bool
     ema_decay: Annotated[float, Interval(ge=0, lt=1)] | None
     workers: Literal["auto"] | Annotated[int, Interval(ge=0, le=256)]

@@ -80,7 +80,7 @@ def measured(
     if settings.get("recompute"):
         recompute_in_backward(backbone.blocks())
     network = torch.compile(backbone, dynamic=False) if settings.get("compile") else backbone
-    loss_of = torch.compile(classifier) if settings.get("compile_classifier") else classifier
+    classifier.compiled = settings.get("compile_classifier", False)
     modules = {"backbone": backbone, "classifier": classifier}
     optimizer = torch.optim.SGD(with_rates(parameter_groups(modules), 0.01, 5e-4), lr=0.01, momentum=0.9)
     optimization = Optimization(modules, optimizer, Constant(), 1, 5.0, 10, average=average)
@@ -93,7 +93,7 @@ def measured(
         began = now()
         with torch.autocast(device.type, dtype=precision, enabled=precision is not None):
             embedding = network(images)
-        loss, _ = loss_of(embedding.float(), labels)
+        loss, _ = classifier(embedding.float(), labels)
         optimization.backward(loss)
         classifier.advance(optimization.step(number))
         if device.type == "cuda":

@@ -113,6 +113,7 @@ class Classifier(nn.Module):
         processes: who trains together; each brings its own rows of the batch.
         auxiliary: a further loss on the embeddings of the whole batch, or None.
         watch: whether the head's diagnostics over wrong classes are computed; they cost a little.
+        compiled: whether what is done with each similarity is compiled (torch.compile).
     """
 
     def __init__(self, head: Head[Any], classes: int, processes: Processes = ALONE):
@@ -124,6 +125,7 @@ class Classifier(nn.Module):
         self.processes = processes
         self.auxiliary: Auxiliary | None = None
         self.watch = True
+        self.compiled = False
         head.set_up(classes)
 
     def compare(self, prepared: Tensor, labels: Tensor) -> Comparison:

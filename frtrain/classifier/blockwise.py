@@ -18,7 +18,9 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
 from frtrain.classifier.allocation import GradientMemory
-from frtrain.classifier.base import NOTHING, Channel, Reduced, channels_of
+from frtrain.classifier.base import NOTHING, Reduced, channels_of
+from frtrain.classifier.block_passes import BlockOfClasses, pull_back, reduce_block
+from frtrain.classifier.compilation import compiled
 from frtrain.classifier.reduction import REDUCTIONS
 from frtrain.classifier.selection import Selection
 from frtrain.classifier.similarity import Block, Matmul, nearest_sub_centre, similarity_to_own
@@ -40,6 +42,7 @@ class Step:
         matmul: precision of the matrix products.
         processes: the shards; one for an engine that is not sharded.
         memory: for the centres' gradient.
+        compiled: whether a compiler makes one loop of what is done with each similarity.
         inverses: 1 / length of the centres (cosines only) by first position of their block.
         kept: similarities to centres, likewise.
         to_centres: the centres' gradient between the two backward passes.
@@ -55,6 +58,7 @@ class Step:
     matmul: Matmul
     processes: Processes
     memory: GradientMemory
+    compiled: bool = False
     inverses: dict[int, Tensor | None] = field(default_factory=dict)
     kept: dict[int, Tensor] = field(default_factory=dict)
     to_centres: Tensor | None = None
@@ -80,38 +84,6 @@ class Step:
             inside = (self.column >= first) & (self.column < last)
             column = torch.where(inside, self.column - first, 0)
             yield BlockOfClasses(rows, part, inverse, similarity, weight, inside[:, None], column[:, None])
-
-
-@dataclass(frozen=True)
-class BlockOfClasses:
-    """One block.
-
-    Attributes:
-        rows: of the centres.
-        centres: `[c * K, d]`.
-        inverse: `[c * K]`, 1 / length of the centres, for cosines.
-        similarity: `[B, c * K]`, to each centre; must not be written to.
-        weight: `[c]` or None.
-        inside: `bool [B, 1]`, whether the own class is in the block.
-        column: `int64 [B, 1]`, where; 0 if it is not.
-    """
-
-    rows: slice | Tensor
-    centres: Tensor
-    inverse: Tensor | None
-    similarity: Tensor
-    weight: Tensor | None
-    inside: Tensor
-    column: Tensor
-
-    def overwrite_own(self, values: Tensor, neutral: float) -> Tensor:
-        """Write `neutral` over the own class in `values` `[B, c]`, in place."""
-        kept = values.gather(1, self.column)
-        return values.scatter_(1, self.column, torch.where(self.inside, neutral, kept))
-
-    def without_own(self, values: Tensor, neutral: float, dtype: torch.dtype) -> Tensor:
-        """A copy of `values` with `neutral` in place of the own class."""
-        return self.overwrite_own(values.to(dtype, copy=True), neutral)
 
 
 class Blockwise:
@@ -238,23 +210,18 @@ class _OtherClasses(Function):
         ctx.step, ctx.row_type, ctx.row_length = step, row_type, row_length
         head, dtype = step.head, prepared.dtype
         row = _rebuilt(row_type, leaves[:row_length])
-        channels = channels_of(head)
-        merged = [torch.full_like(own, channel.reduction.neutral) for channel in channels]
+        merged = [torch.full_like(own, channel.reduction.neutral) for channel in channels_of(head)]
         outcome.nearest = torch.full_like(own, -torch.inf)
         # Asked of no class at all first: every process must know the names, one without classes too.
         names = head.class_diagnostics(own.new_empty(len(own), 0), row) if watch else {}
         outcome.diagnostics = {name: torch.zeros_like(own) for name in names}
+        reduce = compiled(reduce_block) if step.compiled else reduce_block
         for part in step.blocks(Block(head.geometry, prepared, step.matmul), centres, bias):
+            merged, outcome.nearest = reduce(head, part, row, merged, outcome.nearest)
+            if not watch:
+                continue
             similarity = nearest_sub_centre(part.similarity, head.centres_per_class)
-            for number, channel in enumerate(channels):
-                values = _values(channel, similarity, row)
-                if channel.reduction.weighted and part.weight is not None:
-                    values = values * part.weight
-                values = part.overwrite_own(values, channel.reduction.neutral)
-                merged[number] = channel.reduction.merge(merged[number], channel.reduction.block(values))
-            nearest = part.without_own(similarity, -torch.inf, dtype).amax(dim=1)
-            outcome.nearest = torch.maximum(outcome.nearest, nearest)
-            for name, found in head.class_diagnostics(similarity, row).items() if watch else ():
+            for name, found in head.class_diagnostics(similarity, row).items():
                 wrong = part.without_own(found, 0, dtype)
                 outcome.diagnostics[name] += (wrong if part.weight is None else wrong * part.weight).sum(dim=1)
         ctx.save_for_backward(prepared, centres, *leaves, *merged, *([] if bias is None else [bias]))
@@ -266,10 +233,9 @@ class _OtherClasses(Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         step: Step = ctx.step
         head = step.head
-        channels = channels_of(head)
         prepared, centres, *rest = ctx.saved_tensors
-        count = len(rest) - len(channels) - head.bias
-        leaves, merged, bias = rest[:count], rest[count : count + len(channels)], rest[-1] if head.bias else None
+        count = len(rest) - len(gradients) - head.bias
+        leaves, merged, bias = rest[:count], rest[count : count + len(gradients)], rest[-1] if head.bias else None
         # Tensors of the row become leaves of each block's own graph; parameters of the head are leaves already.
         wanted = ctx.needs_input_grad[9:]
         row_leaves = [leaf.detach().requires_grad_(want) for leaf, want in zip(leaves, wanted, strict=False)]
@@ -283,7 +249,7 @@ class _OtherClasses(Function):
         to_bias = None if bias is None else torch.zeros_like(bias)
         block = Block(head.geometry, prepared, step.matmul)
         for part in step.blocks(block, centres, bias):
-            to_similarity, to_part = _pull_back(step.head, channels, part, row, merged, gradients, tracked)
+            to_similarity, to_part = pull_back(head, part, row, merged, gradients, tracked, step.compiled)
             for total, gradient in zip(to_tracked, to_part, strict=True):
                 if gradient is not None:
                     total += gradient
@@ -302,39 +268,6 @@ class _OtherClasses(Function):
             next(remaining).to(leaf.dtype) if want else None for leaf, want in zip(leaves, wanted, strict=True)
         ]
         return None, None, None, None, None, None, to_prepared, None, None, *to_leaves
-
-
-def _pull_back(
-    head: Head[Any],
-    channels: list[Channel],
-    part: BlockOfClasses,
-    row: Any,
-    merged: list[Tensor],
-    gradients: tuple[Tensor, ...],
-    tracked: list[Tensor],
-) -> tuple[Tensor, list[Tensor | None]]:
-    """From the gradients of the channels to those of a block's similarities (fresh) and of what the head used."""
-    leaf = part.similarity.detach().requires_grad_()
-    with torch.enable_grad():
-        similarity = nearest_sub_centre(leaf, head.centres_per_class)
-        values = [_values(channel, similarity, row) for channel in channels]
-    to_values = []
-    for channel, value, total, gradient in zip(channels, values, merged, gradients, strict=True):
-        to_value = channel.reduction.gradient(value.detach(), total).mul_(gradient[:, None])
-        to_value = part.overwrite_own(to_value, 0.0)
-        to_values.append(to_value * part.weight if channel.reduction.weighted and part.weight is not None else to_value)
-    reached = [(value, to_value) for value, to_value in zip(values, to_values, strict=True) if value.requires_grad]
-    if not reached:
-        return torch.zeros_like(leaf), [None for _ in tracked]
-    outputs, seeds = zip(*reached, strict=True)
-    to_leaf, *to_tracked = torch.autograd.grad(outputs, [leaf, *tracked], seeds, allow_unused=True)
-    return torch.zeros_like(leaf) if to_leaf is None else to_leaf, list(to_tracked)
-
-
-def _values(channel: Channel, similarity: Tensor, row: Any) -> Tensor:
-    """A channel's values, never the similarities themselves, since the own class will be overwritten."""
-    values = channel.values(similarity, row)
-    return values.clone() if values is similarity else values
 
 
 def _rebuilt(row_type: Any, tensors: Any) -> Any:

@@ -93,6 +93,7 @@ class BlockwiseClassifier(Classifier):
             matmul=self.matmul,
             processes=self.processes if len(self.shard) < self.shard.total else ALONE,
             memory=self._memory,
+            compiled=self.compiled,
         )
         return Blockwise(step, prepared, self.centres, self.bias)
 

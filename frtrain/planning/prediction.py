@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +27,9 @@ AVERAGE, OPTIMIZING, COMPRESSED, GATHERED = (
     "compressed gradients",
     "gathered weights",
 )
+
+REPLICATING = ("dense", "chunked")
+"""Engines with which every process has all centres."""
 
 MIB = 2**20
 
@@ -144,7 +147,7 @@ def predict(job: Job, classifier: Part | None = None) -> Prediction:
     )
     if job.sharded_backbone:
         moments = tuple(_divided(moment, backbone, job.processes) for moment in moments)
-    host = _host(job, moments[0].held)
+    host = _host(job, moments[0].held, shared_centres=classifier.name in REPLICATING)
     on_gpu = job.target.kind == "cuda"
     peak = max(moment.total for moment in moments)
     return Prediction(
@@ -160,7 +163,9 @@ def predict(job: Job, classifier: Part | None = None) -> Prediction:
     )
 
 
-_REHEARSED: dict[str, Part] = {}
+Rehearsed = TypeVar("Rehearsed")
+
+_REHEARSED: dict[str, Any] = {}
 
 
 def _key(*facts: Any) -> str:
@@ -168,11 +173,12 @@ def _key(*facts: Any) -> str:
     return json.dumps(facts, default=str, sort_keys=True)
 
 
-def _once(key: str, rehearse: Callable[[], Part]) -> Part:
+def _once(key: str, rehearse: Callable[[], Rehearsed]) -> Rehearsed:
     """Parts do not depend on each other, so that a search for a batch or an engine repeats little."""
     if key not in _REHEARSED:
         _REHEARSED[key] = rehearse()
-    return _REHEARSED[key]
+    found: Rehearsed = _REHEARSED[key]
+    return found
 
 
 def _backbone(job: Job) -> Part:
@@ -216,7 +222,14 @@ class _Outline(nn.Module):
 
 
 def _optimizer(job: Job, backbone: Part, classifier: Part) -> tuple[Bytes, Bytes]:
-    """The optimizer's state, and what it needs besides while it works: two of its steps, on tensors without memory."""
+    """The optimizer's state, and what it needs besides while it works; the batch changes the learning rate alone."""
+    facts = (job.config.optimizer, job.config.trainer.precision, job.target.kind, job.sharded_backbone)
+    key = _key("optimizer", *facts, list(backbone.shapes.items()), list(classifier.shapes.items()))
+    return _once(key, lambda: _rehearse_optimizer(job, backbone, classifier))
+
+
+def _rehearse_optimizer(job: Job, backbone: Part, classifier: Part) -> tuple[Bytes, Bytes]:
+    """Two of its steps, on tensors without memory."""
     dtype = rehearsal.dtype_of(job.config)
     modules = {"backbone": _Outline(backbone.shapes, dtype), "classifier": _Outline(classifier.shapes, dtype)}
     spec = dict(job.config.optimizer)
@@ -272,15 +285,24 @@ def _cpu_allowances(peak: int) -> Bytes:
     return {"interpreter and libraries": CPU_PROCESS, "allocator and scratch": CPU_SCRATCH + round(peak * ROUNDING)}
 
 
-def _host(job: Job, held: Bytes) -> Bytes:
+def _host(job: Job, held: Bytes, shared_centres: bool) -> Bytes:
     """Main memory of the first process: the loader's slots, batches under way, and the copy that a checkpoint is written of."""
     batch = job.rows[0] * 3 * CROP_SIZE**2
     slots = (job.workers * AHEAD + 2) if job.workers else 0
     host = {"loader": (slots + 2) * batch}
     if job.config.checkpoint.background:
-        saved = (WEIGHTS, CENTRES, BACKBONE_STATE, CENTRE_STATE, AVERAGE)
-        host["checkpoint being written"] = sum(held.get(label, 0) for label in saved)
+        host["checkpoint being written"] = _written(job, held, shared_centres)
     return host
+
+
+def _written(job: Job, held: Bytes, shared_centres: bool) -> int:
+    """Bytes of a checkpoint that the first process writes: its own, and its share of what all have, dealt out by whole tensors."""
+    backbone, centres = (WEIGHTS, BACKBONE_STATE, AVERAGE), (CENTRES, CENTRE_STATE)
+    shared = {label: held.get(label, 0) for label in centres if shared_centres}
+    if not job.sharded_backbone:
+        shared |= {label: held.get(label, 0) for label in backbone}
+    own = sum(held.get(label, 0) for label in (*backbone, *centres) if label not in shared)
+    return own + max(math.ceil(total(shared) / job.processes), shared.get(CENTRES, 0))
 
 
 def _weight_bytes(job: Job, part: Part) -> int:
@@ -309,6 +331,6 @@ def _sent(job: Job, backbone: Part, classifier: Part) -> Bytes:
         traffic.all_reduce("gradients of the backbone", weights // factor)
         if not job.sync_batch_norm:
             traffic.sent["batch-norm statistics"] = backbone.resident.get(STATISTICS, 0) * passes
-    if classifier.name in ("dense", "chunked"):
+    if classifier.name in REPLICATING:
         traffic.sent["gradients of the centres, which all have"] = _weight_bytes(job, classifier)
     return traffic.sent

@@ -175,6 +175,7 @@ def _build(
     if config.auxiliary is not None:
         classifier.auxiliary = AUXILIARIES.build(config.auxiliary)
         classifier.auxiliary.set_up(len(training.classes), embedding_size)
+    classifier.compiled = trainer.compile_classifier
     classifier.to(device.value, weight_dtype(precision))
 
     length = RunLength.of(trainer, len(training))

@@ -1,4 +1,4 @@
-"""torch.compile for the backbone: fewer passes over memory, for a minute of compilation at the start."""
+"""torch.compile for the backbone, and whether it works at all: fewer passes over memory, for a minute of compilation at the start."""
 
 from __future__ import annotations
 
@@ -20,8 +20,12 @@ def compiled(backbone: nn.Module) -> nn.Module:
 
 
 @lru_cache
-def check_compiler(device_type: str) -> None:
+def check_compiler(device_type: str, key: str) -> None:
     """See that torch.compile works on this machine: on CPUs it needs a C++ compiler, on GPUs Triton and a C compiler.
+
+    Args:
+        device_type: that is compiled for.
+        key: who asks for it.
 
     Raises:
         ConfigError: it does not, with its reason.
@@ -32,9 +36,9 @@ def check_compiler(device_type: str) -> None:
     except Exception as error:  # whatever the compiler's stack raises, the user has to know before training
         reason = str(error).strip().splitlines()
         raise ConfigError(
-            f"trainer.compile=true: torch.compile does not work here ({type(error).__name__}: {reason[0] if reason else ''}); "
+            f"{key}=true: torch.compile does not work here ({type(error).__name__}: {reason[0] if reason else ''}); "
             f"{'install a C++ compiler (g++)' if device_type == 'cpu' else 'install Triton and a C compiler (gcc)'}, or use "
-            "trainer.compile=false"
+            f"{key}=false"
         ) from None
     finally:
         torch.compiler.reset()

@@ -75,6 +75,7 @@ ADDED_LATER = {
     "validation.min_improvement": 0,
     "validation.weights": "model",
     "trainer.compile": False,
+    "trainer.compile_classifier": False,
     "trainer.activation_checkpointing": False,
     "trainer.ema_decay": None,
 }

@@ -73,5 +73,6 @@ def check_step(config: TrainConfig) -> None:
             "validation.weights=ema: the run keeps no average of its weights; set trainer.ema_decay=0.9999, say, or use "
             "validation.weights=model"
         )
-    if trainer.compile:
-        check_compiler(device.type)
+    for key in ("compile", "compile_classifier"):
+        if getattr(trainer, key):
+            check_compiler(device.type, f"trainer.{key}")

@@ -125,10 +125,11 @@ def test_a_machine_without_a_compiler_is_told_before_training(
 
     monkeypatch.setattr(torch, "compile", no_compiler)
     step_parts.check_compiler.cache_clear()
-    with pytest.raises(
-        ConfigError, match=r"trainer\.compile=true: .*No working C\+\+ compiler found.*install a C\+\+ comp"
-    ):
-        small_run("run", "trainer.compile=true")
+    for key in ("trainer.compile", "trainer.compile_classifier"):
+        with pytest.raises(
+            ConfigError, match=rf"{key}=true: .*No working C\+\+ compiler found.*install a C\+\+ comp.* {key}=false"
+        ):
+            small_run("run", f"{key}=true")
     assert not (tmp_path / "run").exists()
 
 
@@ -139,7 +140,8 @@ def test_a_compiled_run_has_the_weights_of_an_eager_one_under_the_same_names(
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
     settings = ("trainer.max_steps=2", "trainer.ema_decay=0.9", "trainer.accumulate=2")
     _, eager = small_run("eager", *settings)
-    _, compiled = small_run("compiled", *settings, "trainer.compile=true", "trainer.activation_checkpointing=true")
+    compiling = ("trainer.compile=true", "trainer.compile_classifier=true", "trainer.activation_checkpointing=true")
+    _, compiled = small_run("compiled", *settings, *compiling)
     for part in ("backbone", "classifier", "ema"):
         ours, theirs = last(compiled).tensors[part], last(eager).tensors[part]
         assert ours.keys() == theirs.keys()

@@ -66,6 +66,17 @@ def test_processes_divide_the_centres_and_what_belongs_to_them(job: Make):
         assert held(four, "optimizer", label) * 4 == held(alone, "optimizer", label) == 40000 * D * FLOAT
 
 
+def test_a_checkpoint_is_copied_by_those_who_write_it(job: Make, trainable: int):
+    backbone, centres = 2 * trainable + D * FLOAT, 2 * 40000 * D * FLOAT  # with momentum
+    copied = {
+        overrides: predict(job("identities=40000", *overrides)).host["checkpoint being written"]
+        for overrides in ((), ("processes=4",), ("processes=4", "classifier=chunked"))
+    }
+    assert copied[()] == backbone + centres
+    assert copied["processes=4",] == -(-backbone // 4) + centres // 4
+    assert copied["processes=4", "classifier=chunked"] == centres // 2  # one has the centres, one their momentum
+
+
 def test_gradients_are_there_all_the_time_where_they_are_averaged_or_accumulated(job: Make, trainable: int):
     for overrides in (("processes=2",), ("trainer.accumulate=2",)):
         assert held(predict(job(*overrides)), "backbone, forward", GRADIENTS) == trainable

@@ -16,12 +16,13 @@ from frtrain.classifier.compilation import compiled
 
 Engine = Callable[..., Classifier]
 Faces = tuple[Tensor, Tensor]
+COMPILE = torch.compile
 
 
 @pytest.fixture(autouse=True)
 def traced(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Traced and differentiated as for every backend; C++ compilers would tell of torch alone."""
-    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
+    monkeypatch.setattr(torch, "compile", partial(COMPILE, backend="aot_eager"))
     compiled.cache_clear()
     torch.compiler.reset()
     counters.clear()
@@ -75,3 +76,13 @@ def test_blocks_of_another_size_are_compiled_once_for_all_sizes(
 ):
     assert_computes_the_same(engine, faces, "sface", name, classes=23, chunk=5, steps=3, **changes)
     assert counters["stats"]["unique_graphs"] <= 4  # forward and backward, of the first size and of any
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("name", ["dense", "chunked"])
+def test_gpus_compile_it(name: str, engine: Engine, faces: Faces, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(torch, "compile", COMPILE)
+    on_gpu = faces[0].cuda(), faces[1].cuda()
+    theirs, ours = (steps_of(engine("sv_softmax", name).cuda(), on_gpu, by_compiler) for by_compiler in (False, True))
+    for key, value in theirs.items():
+        torch.testing.assert_close(ours[key], value, rtol=1e-10, atol=1e-12)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from operator import attrgetter
 from typing import Any
 
 from torch import nn
@@ -28,8 +27,18 @@ class Modifier(Head[Any]):
 CONTRACT = {name for name in (*vars(Head), *Head.__annotations__, "scale") if not name.startswith("_")}
 """Everything that a head can be asked."""
 
+
+def _asked_of_inner(name: str) -> property:
+    """A function of Python's, which torch.compile can look into."""
+
+    def ask(modifier: Modifier) -> Any:
+        return getattr(modifier.inner, name)
+
+    return property(ask, doc="That of the inner head.")
+
+
 for _name in CONTRACT:
-    setattr(Modifier, _name, property(attrgetter(f"inner.{_name}"), doc="That of the inner head."))
+    setattr(Modifier, _name, _asked_of_inner(_name))
 
 
 def loss_under(head: Head[Any]) -> Head[Any]:

@@ -70,6 +70,11 @@ def test_dense_too(loss: str, engine: Engine, faces: Faces):
     assert_computes_the_same(engine, faces, loss, "dense")
 
 
+@pytest.mark.parametrize("modifier", [{"label_smoothing": 0.1}, {"interclass_filter": 0.5}, {"margin_warmup_steps": 9}])
+def test_modified_losses_too(modifier: dict[str, float], engine: Engine, faces: Faces):
+    assert_computes_the_same(engine, faces, "arcface", "chunked", modifiers=modifier)
+
+
 @pytest.mark.parametrize(("name", "changes"), [("chunked", {}), ("sampled", {"rate": 0.5})])
 def test_blocks_of_another_size_are_compiled_once_for_all_sizes(
     name: str, changes: dict[str, float], engine: Engine, faces: Faces

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Mapping
 from typing import Literal, Protocol
@@ -9,6 +10,8 @@ from typing import Literal, Protocol
 from frtrain.registry import Registry
 from frtrain.schema import Fraction, FractionBelowOne, NonNegative, Positive
 from frtrain.training.length import RunLength, Unit
+
+log = logging.getLogger(__name__)
 
 
 class Schedule(Protocol):
@@ -44,7 +47,10 @@ class _Warmup:
         if warmup_unit == "progress":
             _check_share("scheduler.warmup", warmup)
         most = length.steps if warmup_unit == "progress" else length.steps // 2
-        self.warmup_steps = min(round(length.in_steps(warmup, warmup_unit)), most)
+        asked = round(length.in_steps(warmup, warmup_unit))
+        self.warmup_steps = min(asked, most)
+        if asked > most:
+            log.info("warm-up shortened from %s to %s steps, half of the run", f"{asked:,}", f"{most:,}")
 
     def factor(self, step: int) -> float:
         """The factor on the base learning rate at `step` (0 for the first)."""

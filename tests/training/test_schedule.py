@@ -133,8 +133,13 @@ def test_multi_step_falls_at_milestones_of_every_unit(unit: str, milestones: lis
     assert [steps.factor(step) for step in (0, 49, 50, 74, 75, 99)] == pytest.approx([1, 1, 0.1, 0.1, 0.01, 0.01])
 
 
-def test_warm_up_takes_at_most_half_of_a_short_run():
+def test_warm_up_takes_at_most_half_of_a_short_run_and_says_so(monkeypatch: pytest.MonkeyPatch):
+    said: list[str] = []
+    monkeypatch.setattr("frtrain.training.schedule.log.info", lambda text, *values: said.append(text % values))
     assert schedule("cosine", total_steps=4, warmup=3, final=0.0).factor(2) == 1.0
+    assert said == ["warm-up shortened from 30 to 2 steps, half of the run"]
+    schedule("cosine", total_steps=100, warmup=3, final=0.0)
+    assert len(said) == 1
 
 
 def test_a_warm_up_given_as_a_share_is_taken_at_its_word():

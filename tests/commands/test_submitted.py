@@ -66,7 +66,7 @@ def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (commands / name).write_text(f"#!/bin/sh\n{body}\n")
         (commands / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{commands}:{os.environ['PATH']}")
-    monkeypatch.setattr("time.sleep", lambda seconds: None)  # submitit looks for results again for 15 s
+    monkeypatch.setattr("submitit.core.core.Job._results_timeout_s", 0)  # else they are looked for again and again
     monkeypatch.setattr("submitit.core.core.InfoWatcher.is_done", lambda self, job_id, mode="standard": True)
     return tmp_path
 

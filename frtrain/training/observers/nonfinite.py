@@ -6,7 +6,7 @@ import json
 import logging
 import math
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any
 
@@ -27,6 +27,9 @@ log = logging.getLogger(__name__)
 MOST_REPORTS = 20
 """In a run, those of earlier calls of it counted: the first few tell what there is to know."""
 
+KEPT_BYTES = 256 * 2**20
+"""Of a process's images. Of batches before those the report has no pixel values, so that accumulation costs no memory."""
+
 NAMED_IMAGES = 3
 """In the log; the file has all."""
 
@@ -38,14 +41,14 @@ class Seen:
     Attributes:
         step: optimizer step that it belongs to, from 1.
         position: of its first image in the order of the run, over all processes.
-        images: of this process, as the network was given them before normalisation.
+        images: of this process, as the network was given them before normalisation; None: not kept any more.
         loss: scalar on the device.
         embedding_norm: `[B]` on the device, of all processes.
     """
 
     step: int
     position: int
-    images: torch.Tensor
+    images: torch.Tensor | None
     loss: torch.Tensor
     embedding_norm: torch.Tensor
 
@@ -70,6 +73,12 @@ class NonFiniteReports(Observer):
         while self._seen and self._seen[0].step < step - STEPS_LATE:
             self._seen.popleft()
         self._seen.append(Seen(step, run.state.position, batch.images, loss, facts.embedding_norm))
+        rows = -(
+            -run.config.trainer.batch_size // run.processes.count
+        )  # the same on all processes, which report together
+        kept = max(1, KEPT_BYTES // (rows * math.prod(batch.images.shape[1:]) * batch.images.element_size()))
+        if len(self._seen) > kept:
+            self._seen[-1 - kept] = replace(self._seen[-1 - kept], images=None)
 
     def after_step(self, run: Run, facts: StepFacts, stopwatch: Stopwatch) -> None:
         """Report the steps that have turned out to be skipped; the same ones on every process."""
@@ -129,17 +138,17 @@ class NonFiniteReports(Observer):
     def _images(self, run: Run, seen: Seen, number: int, together: bool) -> list[dict[str, Any]]:
         """What is known of each image of a batch of all processes, in their order."""
         batch_size, processes, source = run.config.trainer.batch_size, run.processes, run.source
-        statistics = _statistics(seen.images)
-        first = run.rows.start or 0
         shares = [Shard.of(batch_size, rank, processes.count) for rank in range(processes.count)]
-        if together and processes.count > 1:
-            statistics = processes.gather(statistics, [len(share) for share in shares])
-            first = 0
+        known: dict[int, list[float]] = {}
+        if seen.images is not None:
+            statistics, first = _statistics(seen.images), run.rows.start or 0
+            if together and processes.count > 1:
+                statistics, first = processes.gather(statistics, [len(share) for share in shares]), 0
+            known = dict(enumerate(statistics.tolist(), start=first))
         if processes.rank > 0:
             return []
         (keys,) = self.order.batches(seen.position, batch_size, 1, slice(None))
         norms = seen.embedding_norm.detach().float().cpu().tolist()
-        known = dict(enumerate(statistics.tolist(), start=first))
         images = []
         for row, (index, epoch) in enumerate(zip(keys.samples.tolist(), keys.epochs.tolist(), strict=True)):
             label = int(source.labels[index])

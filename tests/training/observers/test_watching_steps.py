@@ -88,6 +88,22 @@ def test_a_bad_gradient_is_named_and_the_last_step_before_the_end_is_reported_to
     assert [image["accumulated_batch"] for image in second["images"]] == 8 * [0] + 8 * [1]
     seen = [(image["epoch"], image["index"]) for report in (first, second) for image in report["images"]]
     assert len(set(seen)) == 32
+    assert all(image["pixels"] for image in second["images"])
+
+
+def test_of_many_accumulated_batches_the_last_ones_are_kept_with_their_pixels(
+    small_run: SmallRun, before_training: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def break_gradients(run: Run, loader: Any) -> None:
+        run.classifier.centres.register_hook(lambda gradient: gradient * torch.nan)
+
+    before_training(break_gradients)
+    monkeypatch.setattr("frtrain.training.observers.nonfinite.KEPT_BYTES", 2 * 8 * 3 * 112 * 112)
+    with pytest.raises(TrainingError, match=r"2 steps in a row"):
+        small_run("run", "trainer.max_skipped_in_a_row=2", "trainer.accumulate=3")
+    report = reports(tmp_path / "run")[-1]
+    assert [image["pixels"] is None for image in report["images"]] == 8 * [True] + 16 * [False]
+    assert report["suspects"] == []
 
 
 def test_a_weight_that_is_not_finite_ends_the_run_by_name_and_leaves_the_last_checkpoint(

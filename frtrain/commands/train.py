@@ -132,7 +132,7 @@ def _run(config: TrainConfig, folder: RunFolder, console: Console, processes: Pr
                         raise
                     raise death from None
                 finally:
-                    folder.in_use = run.state.step > 0
+                    folder.in_use |= run.state.step > 0
             if stop.signal is not None and not run.finished:
                 raise StoppedError(stop.signal, _how_to_go_on(run), stop.exit_status)
         if run.state.skipped == run.state.step:

@@ -120,6 +120,7 @@ class NonFiniteReports(Observer):
             "suspects": suspects,
             "images": images,
         }
+        run.folder.in_use = True  # even where the very first step ends the run
         try:
             if sum(1 for _ in folder.glob("step-*.json")) >= MOST_REPORTS:
                 return

@@ -87,7 +87,7 @@ def pull_back(
         merged: `[B]` for each channel, over all classes.
         gradients: of them.
         tracked: leaves that the head may have used: tensors of the row, parameters.
-        by_compiler: whether the two functions that this takes are compiled.
+        by_compiler: whether `_paired` and its derivative are compiled.
     """
     leaf = part.similarity.detach().requires_grad_()
     with torch.enable_grad():

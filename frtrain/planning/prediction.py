@@ -147,7 +147,7 @@ def predict(job: Job, classifier: Part | None = None) -> Prediction:
     )
     if job.sharded_backbone:
         moments = tuple(_divided(moment, backbone, job.processes) for moment in moments)
-    host = _host(job, moments[0].held, shared_centres=classifier.name in REPLICATING)
+    host = _host(job, moments[0].held, backbone, classifier)
     on_gpu = job.target.kind == "cuda"
     peak = max(moment.total for moment in moments)
     return Prediction(
@@ -285,24 +285,33 @@ def _cpu_allowances(peak: int) -> Bytes:
     return {"interpreter and libraries": CPU_PROCESS, "allocator and scratch": CPU_SCRATCH + round(peak * ROUNDING)}
 
 
-def _host(job: Job, held: Bytes, shared_centres: bool) -> Bytes:
-    """Main memory of the first process: the loader's slots, batches under way, and the copy that a checkpoint is written of."""
+def _host(job: Job, held: Bytes, backbone: Part, classifier: Part) -> Bytes:
+    """Main memory of the process that needs most: the loader's slots, batches under way, and the copy that a checkpoint is written of."""
     batch = job.rows[0] * 3 * CROP_SIZE**2
     slots = (job.workers * AHEAD + 2) if job.workers else 0
     host = {"loader": (slots + 2) * batch}
     if job.config.checkpoint.background:
-        host["checkpoint being written"] = _written(job, held, shared_centres)
+        host["checkpoint being written"] = _written(job, held, backbone, classifier)
     return host
 
 
-def _written(job: Job, held: Bytes, shared_centres: bool) -> int:
-    """Bytes of a checkpoint that the first process writes: its own, and its share of what all have, dealt out by whole tensors."""
-    backbone, centres = (WEIGHTS, BACKBONE_STATE, AVERAGE), (CENTRES, CENTRE_STATE)
-    shared = {label: held.get(label, 0) for label in centres if shared_centres}
-    if not job.sharded_backbone:
-        shared |= {label: held.get(label, 0) for label in backbone}
-    own = sum(held.get(label, 0) for label in (*backbone, *centres) if label not in shared)
-    return own + max(math.ceil(total(shared) / job.processes), shared.get(CENTRES, 0))
+def _written(job: Job, held: Bytes, backbone: Part, classifier: Part) -> int:
+    """Bytes of a checkpoint that the process writes that writes most.
+
+    Each writes what it alone has. What all have is dealt out by whole tensors, but the average of the weights, which
+    process 0 writes (`frtrain.training.shards.own_duty`).
+    """
+    itemsize, shared, largest = rehearsal.dtype_of(job.config).itemsize, 0, 0
+    own = {label: held.get(label, 0) for label in (WEIGHTS, BACKBONE_STATE, AVERAGE, CENTRES, CENTRE_STATE)}
+    of_first = 0 if job.sharded_backbone else own.pop(AVERAGE)
+    for part, labels, divided in (
+        (backbone, (WEIGHTS, BACKBONE_STATE), job.sharded_backbone),
+        (classifier, (CENTRES, CENTRE_STATE), classifier.name not in REPLICATING),
+    ):
+        if not divided:
+            shared += sum(own.pop(label) for label in labels)
+            largest = max(largest, *(math.prod(shape) * itemsize for shape in part.shapes.values()))
+    return total(own) + max(of_first, largest, math.ceil((of_first + shared) / job.processes))
 
 
 def _weight_bytes(job: Job, part: Part) -> int:

@@ -36,7 +36,8 @@ def train(run: Run, loader: TrainingLoader, observers: list[Observer], stop: Sto
             try:
                 observer.after_failure(run)
             except Exception as further:  # what ended the run is what has to be told
-                log.warning("while the run ends by an error: %s", further)
+                kind, who = type(further).__name__, type(observer).__name__
+                log.warning("%s, while the run ends by an error: %s: %s", who, kind, further)
         raise
 
 

@@ -76,3 +76,4 @@ def check_step(config: TrainConfig) -> None:
     for key in ("compile", "compile_classifier"):
         if getattr(trainer, key):
             check_compiler(device.type, f"trainer.{key}")
+            torch.compiler.reset()  # a compiler gives up after eight variants, those of a sweep's earlier runs counted

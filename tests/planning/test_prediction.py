@@ -70,11 +70,14 @@ def test_a_checkpoint_is_copied_by_those_who_write_it(job: Make, trainable: int)
     backbone, centres = 2 * trainable + D * FLOAT, 2 * 40000 * D * FLOAT  # with momentum
     copied = {
         overrides: predict(job("identities=40000", *overrides)).host["checkpoint being written"]
-        for overrides in ((), ("processes=4",), ("processes=4", "classifier=chunked"))
+        for overrides in ((), ("processes=2",), ("processes=4", "classifier=chunked"))
     }
     assert copied[()] == backbone + centres
-    assert copied["processes=4",] == -(-backbone // 4) + centres // 4
     assert copied["processes=4", "classifier=chunked"] == centres // 2  # one has the centres, one their momentum
+    last_layer = max(weight.nbytes for weight in BACKBONES.build(job().config.backbone).parameters())
+    assert copied["processes=2",] == max(last_layer, -(-backbone // 2)) + centres // 2
+    averaged = predict(job("identities=40000", "processes=4", "trainer.ema_decay=0.99"))
+    assert averaged.host["checkpoint being written"] - centres // 4 >= trainable  # all of the average
 
 
 def test_gradients_are_there_all_the_time_where_they_are_averaged_or_accumulated(job: Make, trainable: int):

@@ -133,6 +133,18 @@ def test_a_machine_without_a_compiler_is_told_before_training(
     assert not (tmp_path / "run").exists()
 
 
+def test_every_compiled_run_of_a_sweep_has_all_of_the_compilers_variants(
+    small_config: Callable[..., TrainConfig], monkeypatch: pytest.MonkeyPatch
+):
+    resets: list[bool] = []
+    monkeypatch.setattr(step_parts, "check_compiler", lambda *_: None)
+    monkeypatch.setattr(torch.compiler, "reset", lambda: resets.append(True))
+    config = small_config("trainer.compile_classifier=true")
+    for _ in range(2):
+        step_parts.check_step(config)
+    assert len(resets) == 2
+
+
 def test_a_compiled_run_has_the_weights_of_an_eager_one_under_the_same_names(
     small_run: SmallRun, monkeypatch: pytest.MonkeyPatch
 ):

@@ -12,6 +12,7 @@ from rich.markup import escape
 from frtrain.deploy.centres import ENDINGS, export_centres
 from frtrain.errors import ConfigError, FrtrainError
 from frtrain.schema import Section, nearest
+from frtrain.training.checkpoint_index import INDEX
 from frtrain.training.checkpoint_reading import StoredCheckpoint
 from frtrain.training.run_folder import checkpoint_of
 
@@ -67,6 +68,10 @@ def check(config: Config) -> None:
     if Path(config.target).suffix not in endings:
         raise ConfigError(
             f"target={config.target}: format={config.format} is written to a file that ends in {' or '.join(endings)}"
+        )
+    if (Path(config.target).expanduser().parent / INDEX).exists():
+        raise ConfigError(
+            f"target={config.target}: lies in a checkpoint, whose files it might replace; choose another folder"
         )
     checkpoint_of(config.model)
 

@@ -122,6 +122,8 @@ class MultiStep(_Warmup):
         super().__init__(length, warmup, warmup_unit)
         if sorted(milestones) != milestones:
             raise ValueError(f"scheduler.milestones={milestones} must rise")
+        if unit == "progress" and milestones:
+            _check_share("scheduler.milestones", milestones[-1])
         self.milestone_steps = [length.in_steps(milestone, unit) for milestone in milestones]
         self.gamma = gamma
 

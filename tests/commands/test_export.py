@@ -68,6 +68,14 @@ def test_what_cannot_be_exported_is_told(
     assert message in capsys.readouterr().err
 
 
+def test_nothing_is_exported_into_a_checkpoint(run_folder: Path, capsys: pytest.CaptureFixture[str]):
+    checkpoint = run_folder / "checkpoints" / "step-00000007"
+    before = {path: path.read_bytes() for path in checkpoint.iterdir()}
+    assert export(f"model={run_folder}", f"target={checkpoint}/checkpoint.safetensors") == 2
+    assert "lies in a checkpoint" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in checkpoint.iterdir()} == before
+
+
 def test_damaged_centres_are_not_exported(run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     weights = run_folder / "checkpoints" / "step-00000007" / "classifier.safetensors"
     content = bytearray(weights.read_bytes())

@@ -154,6 +154,11 @@ def test_a_warm_up_given_as_a_share_is_taken_at_its_word():
             {"milestones": [0.7, 0.5], "unit": "progress", "gamma": 0.1},
             r"scheduler\.milestones.*must rise",
         ),
+        (
+            "multi_step",
+            {"milestones": [10, 20], "unit": "progress", "gamma": 0.1},
+            r"scheduler\.milestones=20.0 is a share of the run",
+        ),
         ("constant", {"warmup": 5, "warmup_unit": "progress"}, r"scheduler\.warmup=5.* is a share of the run"),
         ("one_cycle", {**ONE_CYCLE, **MOMENTA, "warmup": 5}, r"scheduler\.warmup=5.* is a share of the run"),
         (

@@ -73,9 +73,8 @@ class NonFiniteReports(Observer):
         while self._seen and self._seen[0].step < step - STEPS_LATE:
             self._seen.popleft()
         self._seen.append(Seen(step, run.state.position, batch.images, loss, facts.embedding_norm))
-        rows = -(
-            -run.config.trainer.batch_size // run.processes.count
-        )  # the same on all processes, which report together
+        # Processes report together, so all keep as many batches, whoever has a row more.
+        rows = math.ceil(run.config.trainer.batch_size / run.processes.count)
         kept = max(1, KEPT_BYTES // (rows * math.prod(batch.images.shape[1:]) * batch.images.element_size()))
         if len(self._seen) > kept:
             self._seen[-1 - kept] = replace(self._seen[-1 - kept], images=None)
